@@ -1,0 +1,52 @@
+# Works on a machine with Python 3.11 or newer and nothing else; `make` alone lists the targets.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help run test check lock venv clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+run: $(STAMP) ## a real API server, Valkey, the operator, a sample service and a live table, until Ctrl-C
+	@exec env PYTHONPATH=tests $(BIN)/python -m sandbox.run
+
+test: check ## every check, and every test with its coverage; PYTEST="-k lobby" adds options
+	$(BIN)/coverage erase
+	$(BIN)/pytest --cov --cov-report=term $(PYTEST)
+
+check: $(STAMP) ## style, types, layers, and the syntax of the Lua scripts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	PYTHONPATH=tests $(BIN)/python -m sandbox.lua_syntax
+
+LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-annotate --no-header $(UV)
+
+lock: ## write requirements.lock and requirements-dev.lock anew from pyproject.toml; UV="--upgrade" takes newer versions
+	$(PYTHON) -m venv $(VENV)/lock
+	$(VENV)/lock/bin/pip install --quiet uv
+	$(VENV)/lock/bin/uv pip compile pyproject.toml $(LOCK_FLAGS) -o requirements.lock
+	$(VENV)/lock/bin/uv pip compile pyproject.toml $(LOCK_FLAGS) --group dev -o requirements-dev.lock
+	rm -rf $(VENV)/lock
+
+venv: $(STAMP) ## the virtual environment, .venv, with everything in it
+
+$(STAMP): requirements-dev.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "PodLink needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1):" \
+	        "install one, or name it: make PYTHON=python3.13" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --disable-pip-version-check --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	touch $@
+
+clean: ## remove the virtual environment, caches and what `make run` left (not the control plane: ~/.cache/podlink)
+	rm -rf $(VENV) .sandbox .pytest-kind .coverage .coverage.* .hypothesis
+	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,68 @@
+--[[
+  Picks the least loaded routable pod (state Ready) of a service and reserves one unit of its load; or, given a podId,
+  takes one such unit back. It is what linking on Redis Cluster is made of, where a service and a uid live in two slots.
+
+  KEYS[1] states  hash, podId -> state
+  KEYS[2] load    optional, else KEYS[1] .. 'load': hash, podId -> number of links
+  KEYS[3] expiry  optional, else KEYS[1] .. 'exp': sorted set, "<podId> <link key>" -> Unix ms at which the link ends
+
+  ARGV[1] podId   optional: give one unit of this pod back instead of picking one
+
+  Returns the podId, or -1: no routable pod, or nothing to give back.
+]]
+local states, load, expiry = KEYS[1], KEYS[2] or KEYS[1] .. 'load', KEYS[3] or KEYS[1] .. 'exp'
+
+local returned = ARGV[1]
+if returned and returned ~= '' then
+  local left = redis.call('HINCRBY', load, returned, -1)
+  if left <= 0 then
+    redis.call('HDEL', load, returned)
+  end
+  if left < 0 then
+    return -1
+  end
+  return returned
+end
+
+local time = redis.call('TIME')
+local now = time[1] * 1000 + math.floor(time[2] / 1000)
+
+-- Settle: temporary links that have ended give their load back. The bound keeps one call short after a mass expiry.
+local ended = redis.call('ZRANGEBYSCORE', expiry, '-inf', string.format('%.0f', now), 'LIMIT', 0, 1000)
+for _, member in ipairs(ended) do
+  local its_pod = string.match(member, '^[^ ]*')
+  if redis.call('HINCRBY', load, its_pod, -1) <= 0 then
+    redis.call('HDEL', load, its_pod)
+  end
+end
+if #ended > 0 then
+  redis.call('ZREM', expiry, unpack(ended))
+end
+
+local links_of = {}
+local loads = redis.call('HGETALL', load)
+for i = 1, #loads, 2 do
+  links_of[loads[i]] = tonumber(loads[i + 1])
+end
+
+local least, candidates = math.huge, {}
+local pods = redis.call('HGETALL', states)
+for i = 1, #pods, 2 do
+  if pods[i + 1] == 'Ready' then
+    local its_load = links_of[pods[i]] or 0
+    if its_load < least then
+      least, candidates = its_load, {}
+    end
+    if its_load == least then
+      candidates[#candidates + 1] = pods[i]
+    end
+  end
+end
+if #candidates == 0 then
+  return -1
+end
+-- math.random would do the same in every run: its seed is reset before each script.
+local pod = candidates[time[2] % #candidates + 1]
+
+redis.call('HINCRBY', load, pod, 1)
+return pod

@@ -1,0 +1,69 @@
+--[[
+  Links a uid to a pod of a service, unless it has a permanent link to another pod. A temporary link, or one in its
+  reconnect window, does not stand in the way; nor does a permanent link to the pod given as expected (that is how an
+  owner moves its own link).
+
+  KEYS[1] link      string, podId; carries the time to live of a temporary link
+  KEYS[2] links     hash, svc -> podId, every link of the uid
+  KEYS[3] load      optional: hash, podId -> number of links
+  KEYS[4] expiry    optional, together with load: sorted set, "<podId> <link key>" -> Unix ms at which the link ends
+
+  ARGV[1] svc
+  ARGV[2] podId
+  ARGV[3] persist   -1 (permanent) or seconds > 0
+  ARGV[4] expected  optional: podId whose permanent link may be replaced
+
+  Returns {current podId, 1 if ours is set else 0}.
+]]
+local link, links, load, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
+local svc, pod, persist, expected = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+
+-- All reads come before the first write: a key of the wrong type must not leave half a link.
+local previous = redis.call('GET', link)
+local temporary = redis.call('PTTL', link) >= 0
+local listed = redis.call('HEXISTS', links, svc)
+
+if previous and not temporary and previous ~= pod and previous ~= expected then
+  return {previous, 0}
+end
+
+local ends
+if persist > 0 then
+  local now = redis.call('TIME')
+  ends = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000) + persist * 1000)
+end
+
+redis.call('HSET', links, svc, pod)
+if ends then
+  redis.call('SET', link, pod, 'PXAT', ends)
+  -- Servers without per-field expiry answer an error here; there the field is pruned when it is read.
+  redis.pcall('HPEXPIREAT', links, ends, 'FIELDS', 1, svc)
+else
+  redis.call('SET', link, pod)
+end
+
+if load then
+  if previous then
+    -- A temporary link holds its unit of load as long as it is a member of expiry: a link in its reconnect window,
+    -- and one written by a client that keeps no load, hold none. A permanent link holds one while it is listed.
+    local held = listed
+    if temporary then
+      held = redis.call('ZREM', expiry, previous .. ' ' .. link)
+    end
+    if held == 1 and redis.call('HINCRBY', load, previous, -1) <= 0 then
+      redis.call('HDEL', load, previous)
+    end
+  end
+  -- The unit of an expired link to this very pod that nobody has settled yet passes on to the new link.
+  local member, unsettled = pod .. ' ' .. link, nil
+  if ends then
+    unsettled = redis.call('ZADD', expiry, ends, member) == 0
+  else
+    unsettled = redis.call('ZREM', expiry, member) == 1
+  end
+  if not unsettled then
+    redis.call('HINCRBY', load, pod, 1)
+  end
+end
+
+return {pod, 1}

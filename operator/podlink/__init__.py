@@ -1,0 +1,19 @@
+"""PodLink keeps users linked to the pods of stateful Kubernetes services, in Redis."""
+
+from importlib.metadata import version
+
+from podlink.domain.errors import InvalidArgument, PodLinkError, RedisUnavailable, ScriptError
+from podlink.store.executor import StatefulExecutor
+from podlink.store.operations import Service
+
+__all__ = [
+    "InvalidArgument",
+    "PodLinkError",
+    "RedisUnavailable",
+    "ScriptError",
+    "Service",
+    "StatefulExecutor",
+    "__version__",
+]
+
+__version__ = version("podlink")

@@ -1,0 +1,170 @@
+"""The command `podlink`, also reached as `kubectl podlink`.
+
+Exit codes: 0, 1 for a failure, 2 for a command, flag or environment variable that cannot be used.
+"""
+
+import asyncio
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from podlink import __version__, app, logs, status
+from podlink.cluster.access import ClusterAccessError
+from podlink.domain.errors import InvalidArgument, PodLinkError
+from podlink.domain.workloads import POD_INDEX_LABEL
+from podlink.store.executor import StatefulExecutor
+
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
+_USAGE = 2
+
+
+def _data_directory() -> Path:
+    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "podlink"
+
+
+def _redis_url(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is None:
+        if "PODLINK_REDIS_URL" in os.environ:
+            raise click.BadParameter("PODLINK_REDIS_URL is empty: set it to a URL, or unset it for an embedded Valkey")
+        return None
+    try:
+        # Nothing is connected here: the executor knows which URLs it takes.
+        StatefulExecutor.from_url(value)
+    except InvalidArgument as error:
+        raise click.BadParameter(str(error)) from error
+    return value
+
+
+def _namespaces(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+    for value in values:
+        if not _NAMESPACE.match(value):
+            raise click.BadParameter(
+                f"{value!r} is no namespace name: use lower-case letters, digits and '-', at most 63 characters"
+            )
+    return tuple(dict.fromkeys(values))
+
+
+redis_option = click.option(
+    "--redis-url",
+    envvar="PODLINK_REDIS_URL",
+    callback=_redis_url,
+    show_envvar=True,
+    help="redis://[user:password@]host:port/db, rediss:// for TLS.",
+)
+namespace_option = click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    metavar="NS",
+    envvar="PODLINK_NAMESPACE",
+    callback=_namespaces,
+    show_envvar=True,
+    help="Only this namespace; may be repeated. Default: all.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="podlink")
+def cli() -> None:
+    """Sticky links from users to the pods of stateful services, kept in Redis."""
+
+
+@cli.command()
+@redis_option
+@namespace_option
+@click.option(
+    "--pod-selector",
+    envvar="PODLINK_POD_SELECTOR",
+    default=POD_INDEX_LABEL,
+    show_default=True,
+    show_envvar=True,
+    help="Label selector of the pods to watch, applied by the API server. Empty: all pods.",
+)
+@click.option(
+    "--resync-seconds",
+    envvar="PODLINK_RESYNC_SECONDS",
+    type=click.IntRange(min=1, max=86400),
+    default=300,
+    show_default=True,
+    show_envvar=True,
+    help="How often the cluster is compared with Redis.",
+)
+@click.option(
+    "--http-port",
+    envvar="PODLINK_HTTP_PORT",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    show_default=True,
+    show_envvar=True,
+    help="Port of /metrics, /healthz and /readyz; 0 takes any free one and logs it.",
+)
+@click.option(
+    "--data-dir",
+    envvar="PODLINK_DATA_DIR",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=_data_directory,
+    show_default="~/.local/share/podlink",
+    show_envvar=True,
+    help="Where the embedded Valkey keeps its data, when no --redis-url is given.",
+)
+@click.option(
+    "--log-format",
+    envvar="PODLINK_LOG_FORMAT",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    show_envvar=True,
+)
+def run(
+    redis_url: str | None,
+    namespaces: tuple[str, ...],
+    pod_selector: str,
+    resync_seconds: int,
+    http_port: int,
+    data_dir: Path,
+    log_format: Any,
+) -> None:
+    """Run the operator, in a pod or from a kubeconfig, until SIGTERM or Ctrl-C."""
+    logs.configure(log_format)
+    config = app.Config(
+        redis_url=redis_url,
+        data_directory=data_dir,
+        namespaces=namespaces,
+        pod_selector=pod_selector,
+        resync_seconds=resync_seconds,
+        http_port=http_port,
+    )
+    asyncio.run(app.run(config))
+
+
+@cli.command("status")
+@redis_option
+@namespace_option
+def show_status(redis_url: str | None, namespaces: tuple[str, ...]) -> None:
+    """Show services, pods and PodLinks as Redis and the cluster have them."""
+    if redis_url is None:
+        raise click.UsageError("give --redis-url or set PODLINK_REDIS_URL: the Redis that the operator writes to")
+    asyncio.run(status.show(redis_url, namespaces))
+
+
+def main() -> None:
+    """Run the command line; every failure the user can mend is one sentence."""
+    try:
+        cli(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as finished:
+        sys.exit(finished.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(130)
+    except (app.SettingError, ClusterAccessError, InvalidArgument) as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(_USAGE)
+    except PodLinkError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)

@@ -1,0 +1,1 @@
+"""The Kubernetes API beyond what Kopf watches: lists, patches and Events."""

@@ -1,0 +1,213 @@
+"""A thin client of the Kubernetes API: what the operator lists, patches and creates, as decoded JSON.
+
+The generated models of the official client cost more than the requests themselves on a LIST of thousands, so the bodies
+are handed over raw and decoded here.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Generic, Self, TypeVar
+
+import aiohttp
+import msgspec
+from kubernetes.aio.client import ApiClient, Configuration
+from kubernetes.aio.client.exceptions import ApiException
+
+from podlink.cluster.access import load_configuration
+from podlink.domain.errors import PodLinkError
+from podlink.domain.podlinks import GROUP, PLURAL, VERSION, PodLink
+
+PAGE = 500
+"""Objects of one page of a LIST."""
+
+_TIMEOUT_SECONDS = 30.0
+_MERGE_PATCH = "application/merge-patch+json"
+
+_WATCHED = (("/api/v1", "pods"), ("/apis/apps/v1", "statefulsets"), (f"/apis/{GROUP}/{VERSION}", PLURAL))
+
+T = TypeVar("T")
+
+Read = Callable[[Mapping[str, Any]], T | None]
+"""Makes something of an object; None leaves the object out."""
+
+
+class ApiError(PodLinkError):
+    """The API server refused a request or could not be reached."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
+        """HTTP status; 0 when there was no answer."""
+
+
+class Listing(msgspec.Struct, Generic[T], frozen=True):
+    """A whole LIST, as what the reader made of its objects."""
+
+    items: list[T]
+    version: int
+    """resourceVersion that the LIST was made at."""
+
+
+class Cluster:
+    """The objects PodLink reads and writes, in all namespaces or in some.
+
+    Methods raise `ApiError`; nothing is retried here.
+    """
+
+    def __init__(self, configuration: Configuration) -> None:
+        self._api = ApiClient(configuration)
+        self._renewing = asyncio.Lock()
+
+    @classmethod
+    async def connect(cls) -> Self:
+        """Make a client from the kubeconfig or the service account; nothing is sent yet."""
+        return cls(await load_configuration())
+
+    async def aclose(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def list_pods(self, namespace: str | None, selector: str, read: Read[T]) -> Listing[T]:
+        """List the pods that match the label selector."""
+        return await self._list("/api/v1", "pods", namespace, selector, read)
+
+    async def check_selector(self, namespace: str | None, selector: str) -> None:
+        """Ask for one pod, to find out whether the server takes the label selector.
+
+        Raises:
+            ApiError: with status 400 when it doesn't.
+        """
+        query = [("limit", "1"), ("labelSelector", selector)]
+        await self._request("GET", _collection("/api/v1", "pods", namespace), query=query)
+
+    async def list_stateful_sets(self, namespace: str | None, read: Read[T]) -> Listing[T]:
+        """List the StatefulSets."""
+        return await self._list("/apis/apps/v1", "statefulsets", namespace, "", read)
+
+    async def list_podlinks(self, namespace: str | None, read: Read[T]) -> Listing[T]:
+        """List the PodLinks.
+
+        Raises:
+            ApiError: with status 404 when the type is not installed.
+        """
+        try:
+            return await self._list(f"/apis/{GROUP}/{VERSION}", PLURAL, namespace, "", read)
+        except ApiError as error:
+            raise _not_installed(error) from error
+
+    async def check_types(self) -> None:
+        """Ask whether the server serves every type that is watched; one that has just started may not yet.
+
+        Raises:
+            ApiError: with status 404 when one is missing.
+        """
+        for path, plural in _WATCHED:
+            try:
+                types = await self._request("GET", path)
+            except ApiError as error:
+                if plural != PLURAL:
+                    raise
+                raise _not_installed(error) from error
+            if plural not in (entry["name"] for entry in types["resources"]):
+                raise ApiError(HTTPStatus.NOT_FOUND, f"GET {path}: the server does not serve {plural}")
+
+    async def patch_status(self, link: PodLink, status: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace the status of a PodLink; return the object as it is then."""
+        # The uid makes the server refuse the patch when the object was deleted and made anew meanwhile.
+        body = {"metadata": {"uid": link.uid}, "status": status}
+        return await self._request("PATCH", _path(link) + "/status", body=body)
+
+    async def patch_finalizers(self, link: PodLink, finalizers: Sequence[str]) -> dict[str, Any]:
+        """Replace the finalizers of a PodLink, provided that it is still at the version we know."""
+        metadata = {"uid": link.uid, "resourceVersion": str(link.version), "finalizers": list(finalizers)}
+        return await self._request("PATCH", _path(link), body={"metadata": metadata})
+
+    async def create_event(self, namespace: str, event: Mapping[str, Any]) -> None:
+        """Create an Event (events.k8s.io/v1)."""
+        await self._request("POST", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", body=event)
+
+    async def _list(self, root: str, plural: str, namespace: str | None, selector: str, read: Read[T]) -> Listing[T]:
+        path = _collection(root, plural, namespace)
+        items: list[T] = []
+        version = ""
+        async for page in self._pages(path, selector):
+            # The pages of one LIST are all read at the version of the first.
+            version = version or page["metadata"]["resourceVersion"]
+            # Read page by page: the decoded JSON of thousands of pods would be hundreds of megabytes.
+            items += [item for body in page["items"] if (item := read(body)) is not None]
+        return Listing(items, int(version))
+
+    async def _pages(self, path: str, selector: str) -> AsyncIterator[dict[str, Any]]:
+        query = [("limit", str(PAGE))]
+        if selector:
+            query.append(("labelSelector", selector))
+        token: str | None = None
+        while token is None or token:
+            page = await self._request("GET", path, query=[*query, ("continue", token)] if token else query)
+            yield page
+            token = page["metadata"].get("continue") or ""
+
+    async def _request(
+        self, method: str, path: str, *, query: Sequence[tuple[str, str]] = (), body: object = None
+    ) -> dict[str, Any]:
+        api = self._api
+        status, data = await self._send(api, method, path, query, body)
+        if status == HTTPStatus.UNAUTHORIZED:
+            # Tokens expire. The request was not let in, so it is safe to send it again with fresh credentials.
+            status, data = await self._send(await self._renew(api), method, path, query, body)
+        if status >= HTTPStatus.BAD_REQUEST:
+            raise ApiError(status, f"{method} {path}: {_message(data, status)}")
+        decoded: dict[str, Any] = msgspec.json.decode(data)
+        return decoded
+
+    @staticmethod
+    async def _send(
+        api: ApiClient, method: str, path: str, query: Sequence[tuple[str, str]], body: object
+    ) -> tuple[int, bytes]:
+        headers = {"Accept": "application/json"}
+        if method == "PATCH":
+            headers["Content-Type"] = _MERGE_PATCH
+        try:
+            request = await api.param_serialize(
+                method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
+            )
+            response = await api.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
+            return response.status, await response.read()
+        except (aiohttp.ClientError, ApiException, OSError, RuntimeError) as error:
+            # RuntimeError is aiohttp's word for a session that was closed in the meantime.
+            raise ApiError(0, f"{method} {path}: the API server cannot be reached: {_describe(error)}") from error
+
+    async def _renew(self, refused: ApiClient) -> ApiClient:
+        """Read the credentials anew, once for all requests that were refused with the old ones."""
+        async with self._renewing:
+            if self._api is refused:
+                self._api = ApiClient(await load_configuration())
+                await refused.close()
+            return self._api
+
+
+def _not_installed(error: ApiError) -> ApiError:
+    if error.status != HTTPStatus.NOT_FOUND:
+        return error
+    text = "the type PodLink is not installed in this cluster: kubectl apply -f crds/podlinks.yaml"
+    return ApiError(error.status, text)
+
+
+def _collection(root: str, plural: str, namespace: str | None) -> str:
+    return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
+
+
+def _path(link: PodLink) -> str:
+    return f"/apis/{GROUP}/{VERSION}/namespaces/{link.namespace}/{PLURAL}/{link.name}"
+
+
+def _describe(error: BaseException) -> str:
+    return str(error) or type(error).__name__
+
+
+def _message(data: bytes, status: int) -> str:
+    try:
+        return str(msgspec.json.decode(data)["message"])
+    except (msgspec.DecodeError, KeyError, TypeError):
+        return f"HTTP {status}"

@@ -1,0 +1,95 @@
+"""Kubernetes Events: short news of an object for the people who run `kubectl describe`.
+
+Events are the least of what the operator owes the API server, so they go out behind everything else: from a bounded
+queue, one at a time. When it overflows, the oldest news are dropped and counted.
+"""
+
+import asyncio
+import logging
+import os
+import socket
+from collections import deque
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Literal
+from uuid import uuid4
+
+import msgspec
+
+from podlink.cluster.client import Cluster
+from podlink.domain.errors import PodLinkError
+from podlink.domain.podlinks import GROUP, KIND, VERSION, PodLink
+from podlink.domain.workloads import Workload
+
+logger = logging.getLogger(__name__)
+
+_CAPACITY = 10_000
+_MAX_NOTE = 1024  # the API server's own limit
+
+
+class ObjectReference(msgspec.Struct, frozen=True, rename="camel"):
+    """What an Event is about."""
+
+    api_version: str
+    kind: str
+    namespace: str
+    name: str
+    uid: str
+
+    @classmethod
+    def of_podlink(cls, link: PodLink) -> "ObjectReference":
+        """Refer to a PodLink."""
+        return cls(f"{GROUP}/{VERSION}", KIND, link.namespace, link.name, link.uid)
+
+    @classmethod
+    def of_workload(cls, workload: Workload) -> "ObjectReference":
+        """Refer to a StatefulSet."""
+        return cls("apps/v1", "StatefulSet", workload.namespace, workload.name, workload.uid)
+
+
+class EventRecorder:
+    """Sends Events in the background; `record` never waits and never fails."""
+
+    def __init__(self, cluster: Cluster, *, on_dropped: Callable[[], None]) -> None:
+        self._cluster = cluster
+        self._queue: deque[tuple[str, dict[str, object]]] = deque()
+        self._filled = asyncio.Event()
+        self._on_dropped = on_dropped
+        self._instance = f"{socket.gethostname()}-{os.getpid()}"
+
+    def record(
+        self, regarding: ObjectReference, kind: Literal["Normal", "Warning"], reason: str, note: str, *, action: str
+    ) -> None:
+        """Queue one Event."""
+        if len(self._queue) >= _CAPACITY:
+            self._queue.popleft()
+            self._on_dropped()
+        body: dict[str, object] = {
+            "apiVersion": "events.k8s.io/v1",
+            "kind": "Event",
+            "metadata": {"name": f"{regarding.name[:200]}.{uuid4().hex[:16]}", "namespace": regarding.namespace},
+            "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
+            "reportingController": "podlink.io/operator",
+            "reportingInstance": self._instance[:128],
+            "action": action,
+            "reason": reason,
+            "regarding": msgspec.to_builtins(regarding),
+            "note": note[:_MAX_NOTE],
+            "type": kind,
+        }
+        self._queue.append((regarding.namespace, body))
+        self._filled.set()
+
+    async def run(self) -> None:
+        """Send what is recorded, until cancelled."""
+        while True:
+            await self._filled.wait()
+            self._filled.clear()
+            while self._queue:
+                namespace, body = self._queue.popleft()
+                try:
+                    await self._cluster.create_event(namespace, body)
+                except PodLinkError as error:
+                    # An Event is news, not state: what it tells is in the status too.
+                    self._on_dropped()
+                    logger.warning("event not sent: %s", error, extra={"namespace": namespace})

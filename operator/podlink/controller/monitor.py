@@ -1,0 +1,119 @@
+"""Whether Redis is there, and whether it is still the one we wrote to.
+
+A marker in Redis, written before each sweep, tells a Redis that lost its data, or was swapped for another, from one
+that was merely away. Together with the server's run id it is read once a second. Each look writes too: a Redis that
+answers but takes no writes (out of memory, read-only, short of replicas) is of no use to the operator.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+from uuid import uuid4
+
+from podlink.domain.errors import PodLinkError, ScriptError
+from podlink.metrics import Metrics
+from podlink.store import operations
+from podlink.store.executor import StatefulExecutor
+from podlink.store.operations import Operation
+
+logger = logging.getLogger(__name__)
+
+MARKER = "epoch"
+HEARTBEAT = "heartbeat"
+
+_INTERVAL_SECONDS = 1.0
+_DEADLINE_SECONDS = 3.0
+
+_LOOK: list[Operation[Any]] = [
+    operations.get_marker(MARKER),
+    operations.run_id(),
+    operations.set_marker(HEARTBEAT, "podlink"),
+]
+
+
+class RedisMonitor:
+    """Knows whether Redis answers; tells when it returns and when its data is not what it was."""
+
+    def __init__(
+        self, executor: StatefulExecutor, metrics: Metrics, *, name: str, on_doubt: Callable[[str], None]
+    ) -> None:
+        self._executor = executor
+        self._name = name
+        self._metrics = metrics
+        self._on_doubt = on_doubt
+        self._probe_now = asyncio.Event()
+        self._identity: tuple[str | None, str | None] | None = None
+        self.available = asyncio.Event()
+        """Set while Redis answers."""
+        self.problem: str | None = f"{name}: not asked yet"
+        """Why it is not available; None while it is."""
+
+    def report(self, error: PodLinkError) -> None:
+        """Say that a call failed, so that Redis counts as away until a probe succeeds."""
+        self._went(str(error))
+        self._probe_now.set()
+
+    async def run(self) -> None:
+        """Probe until cancelled."""
+        while True:
+            self._probe_now.clear()
+            try:
+                async with asyncio.timeout(_DEADLINE_SECONDS):
+                    await self._probe()
+            except PodLinkError as error:
+                self._went(str(error))
+            except TimeoutError:
+                self._went(f"Redis did not answer within {_DEADLINE_SECONDS:g} seconds")
+            await self._pause()
+
+    async def mark(self) -> None:
+        """Put the marker into Redis if it has none; before a sweep reads, so that a loss in between is noticed."""
+        marker, run_id = await self._ask()
+        if marker is None:
+            marker = uuid4().hex
+            await self._executor.run(operations.set_marker(MARKER, marker))
+        self._identity = marker, run_id
+
+    async def _probe(self) -> None:
+        identity = await self._ask()
+        known, self._identity = self._identity, identity
+        returned = not self.available.is_set()
+        self._came()
+        if known is not None and known[0] != identity[0]:
+            self._on_doubt("data_loss")
+        elif known is not None and (returned or known[1] != identity[1]):
+            self._on_doubt("redis_return")
+
+    async def _ask(self) -> tuple[str | None, str | None]:
+        replies: list[Any] = await self._executor.run_many(_LOOK)
+        marker, run_id, _ = replies
+        if isinstance(run_id, ScriptError):
+            run_id = None  # a user that may not use INFO; the marker alone tells a loss
+        for reply in (marker, run_id, replies[2]):
+            if isinstance(reply, PodLinkError):
+                raise reply
+        return marker, run_id
+
+    async def _pause(self) -> None:
+        # A failed call asks for a probe at once, but never for more than ten a second.
+        await asyncio.sleep(_INTERVAL_SECONDS / 10)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_INTERVAL_SECONDS * 0.9):
+                await self._probe_now.wait()
+
+    def _came(self) -> None:
+        if not self.available.is_set():
+            logger.info("Redis is available")
+        self.problem = None
+        self._metrics.redis_up.set(1)
+        self.available.set()
+
+    def _went(self, cause: str) -> None:
+        problem = f"{self._name}: {cause}"
+        if self.available.is_set() or self.problem != problem:
+            logger.warning("Redis is not available: %s", problem)
+        self.problem = problem
+        self._metrics.redis_up.set(0)
+        self.available.clear()

@@ -1,0 +1,1 @@
+"""What PodLink knows without asking anybody: keys, states, identities and decisions, all of it pure."""

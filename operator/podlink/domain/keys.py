@@ -1,0 +1,228 @@
+"""Redis keys, and the checks of everything that becomes part of one.
+
+The layout is shared with clients in other languages, so it is fixed. Each key carries one hash tag,
+`{<ns>:<kind>:<name>}`, and whatever belongs together (a uid's links, a service's states and loads) shares it, so that
+it lives in one hash slot. That is why a brace in a name is refused: it would move the tag. A namespace must not hold a
+colon, which is what separates it from the rest; Kubernetes allows none there anyway.
+
+The checks run before every call, so they are one precompiled match each.
+"""
+
+import re
+from typing import Final, NamedTuple
+
+from podlink.domain.errors import InvalidArgument
+
+LAST_POD_ID: Final = 2**31 - 1
+"""Largest podId: Kubernetes counts replicas in an int32."""
+
+LAST_SECONDS: Final = 2**31 - 1
+"""Longest time to live, in seconds (68 years)."""
+
+PERMANENT: Final = -1
+"""`persist_seconds` of a link without a time to live."""
+
+# C0, DEL and C1 would make keys unreadable in every tool; a lone surrogate has no UTF-8 form.
+_NAME: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff{}]+").fullmatch
+_NAMESPACE: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff{}:]+").fullmatch
+_TEXT: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+").fullmatch
+_DIGITS: Final = re.compile(r"[0-9]+").fullmatch
+
+_STATE_KEY: Final = re.compile(r"sf:\{([^:{}]+):state:([^{}]+)\}(?:load|rv|exp)?").fullmatch
+_WORKLOAD_KEY: Final = re.compile(r"sf:\{([^:{}]+):workload:([^{}]+)\}(?:rv)?").fullmatch
+_UID_HASH_KEY: Final = re.compile(r"sf:\{([^:{}]+):lk:([^{}]+)\}").fullmatch
+
+_SHOWN_CHARACTERS: Final = 60
+
+
+class ServiceName(NamedTuple):
+    """A service, by namespace and name. Equal to, and hashed like, the plain tuple `(namespace, service)`."""
+
+    namespace: str
+    service: str
+
+
+class Uid(NamedTuple):
+    """A uid in its namespace. Equal to, and hashed like, the plain tuple `(namespace, uid)`."""
+
+    namespace: str
+    uid: str
+
+
+def state_key(namespace: str, service: str) -> str:
+    """Hash, podId -> state."""
+    return f"sf:{{{namespace}:state:{service}}}"
+
+
+def load_key(namespace: str, service: str) -> str:
+    """Hash, podId -> number of links."""
+    return f"sf:{{{namespace}:state:{service}}}load"
+
+
+def version_key(namespace: str, service: str) -> str:
+    """Hash, podId -> resourceVersion of the last state written."""
+    return f"sf:{{{namespace}:state:{service}}}rv"
+
+
+def expiry_key(namespace: str, service: str) -> str:
+    """Sorted set, `<podId> <link key>` -> Unix time in milliseconds at which that temporary link ends."""
+    return f"sf:{{{namespace}:state:{service}}}exp"
+
+
+def workload_key(namespace: str, service: str) -> str:
+    """String, state of the workload."""
+    return f"sf:{{{namespace}:workload:{service}}}"
+
+
+def workload_version_key(namespace: str, service: str) -> str:
+    """String, resourceVersion of the last workload state written."""
+    return f"sf:{{{namespace}:workload:{service}}}rv"
+
+
+def link_hash_key(namespace: str, uid: str) -> str:
+    """Hash, service -> podId, every link of the uid."""
+    return f"sf:{{{namespace}:lk:{uid}}}"
+
+
+def link_key(namespace: str, uid: str, service: str) -> str:
+    """String, podId; carries the time to live of a temporary link."""
+    return f"sf:{{{namespace}:lk:{uid}}}{service}"
+
+
+def marker_key(name: str) -> str:
+    """String, a value of the operator's own. No service or uid key can equal it: its hash tag has no colon."""
+    return f"sf:{{podlink}}{name}"
+
+
+def service_of_key(key: str) -> ServiceName | None:
+    """The service a state or workload key (or a key that extends one) belongs to; None for every other key."""
+    match = _STATE_KEY(key) or _WORKLOAD_KEY(key)
+    return ServiceName(*match.groups()) if match and _addressable(*match.groups()) else None
+
+
+def uid_of_key(key: str) -> Uid | None:
+    """The uid whose hash of links this key is; None for every other key."""
+    match = _UID_HASH_KEY(key)
+    return Uid(*match.groups()) if match and _addressable(*match.groups()) else None
+
+
+def check_namespace(value: str) -> None:
+    """Refuse a namespace that cannot be part of a key.
+
+    Raises:
+        InvalidArgument: it is empty, no str, or holds a colon, a brace, a control character or a lone surrogate.
+    """
+    if not isinstance(value, str) or not _NAMESPACE(value):
+        raise _bad_name("namespace", value, "a colon, braces")
+
+
+def check_service(value: str, argument: str = "service") -> None:
+    """Refuse a service that cannot be part of a key.
+
+    Raises:
+        InvalidArgument: it is empty, no str, or holds a brace, a control character or a lone surrogate.
+    """
+    if not isinstance(value, str) or not _NAME(value):
+        raise _bad_name(argument, value, "braces")
+
+
+def check_uid(value: str, argument: str = "uid") -> None:
+    """Refuse a uid that cannot be part of a key.
+
+    Raises:
+        InvalidArgument: it is empty, no str, or holds a brace, a control character or a lone surrogate.
+    """
+    if not isinstance(value, str) or not _NAME(value):
+        raise _bad_name(argument, value, "braces")
+
+
+def check_pod_id(value: int, argument: str = "pod_id") -> None:
+    """Refuse what is no pod ordinal.
+
+    Raises:
+        InvalidArgument: it is no int (bool counts as none) or not within 0 and 2**31 - 1.
+    """
+    if type(value) is not int or not 0 <= value <= LAST_POD_ID:
+        raise InvalidArgument(
+            f"{argument} must be an int from 0 to {LAST_POD_ID} (a pod's ordinal), got {_shown(value)}",
+            argument=argument,
+        )
+
+
+def check_persist(value: int) -> None:
+    """Refuse what is no life time of a link.
+
+    Raises:
+        InvalidArgument: it is neither -1 (permanent) nor an int from 1 to 2**31 - 1 (seconds).
+    """
+    if type(value) is not int or not (value == PERMANENT or 0 < value <= LAST_SECONDS):
+        raise InvalidArgument(
+            "persist_seconds must be -1 (a permanent link) or an int from 1 to "
+            f"{LAST_SECONDS} (seconds until it expires), got {_shown(value)}",
+            argument="persist_seconds",
+        )
+
+
+def check_release_persist(value: int) -> None:
+    """Refuse what is no reconnect window.
+
+    Raises:
+        InvalidArgument: it is no int from 0 (no window) to 2**31 - 1 (seconds).
+    """
+    if type(value) is not int or not 0 <= value <= LAST_SECONDS:
+        raise InvalidArgument(
+            "persist_seconds of a removal must be 0 (gone at once) or an int up to "
+            f"{LAST_SECONDS} (seconds the link can still be found), got {_shown(value)}",
+            argument="persist_seconds",
+        )
+
+
+def check_text(value: str, argument: str) -> None:
+    """Refuse a value (a state, a marker) that is no printable text; the empty string passes.
+
+    Raises:
+        InvalidArgument: it is no str, or holds a control character or a lone surrogate.
+    """
+    if not isinstance(value, str) or (value and not _TEXT(value)):
+        raise InvalidArgument(
+            f"{argument} must be a str without control characters and lone surrogates"
+            f' ("" where there is none), got {_shown(value)}',
+            argument=argument,
+        )
+
+
+def checked_version(value: str | int | None) -> str:
+    """A resourceVersion as it goes to Redis; the empty string stands for "no version".
+
+    Raises:
+        InvalidArgument: it is not None, no int >= 0 and no str of decimal digits. Kubernetes lets clients compare
+            resourceVersions only as decimal numbers, so anything else could not fence a stale writer.
+    """
+    if value is None:
+        return ""
+    if type(value) is int and value >= 0:
+        return str(value)
+    if isinstance(value, str) and _DIGITS(value):
+        return value
+    raise InvalidArgument(
+        f"version must be a string of decimal digits (a Kubernetes resourceVersion), or None to write"
+        f" whatever is stored, got {_shown(value)}",
+        argument="version",
+    )
+
+
+def _addressable(namespace: str, name: str) -> bool:
+    return bool(_NAMESPACE(namespace) and _NAME(name))
+
+
+def _bad_name(argument: str, value: object, refused: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"{argument} must be a non-empty str without {refused}, control characters and lone surrogates"
+        f" (it becomes part of a Redis key), got {_shown(value)}",
+        argument=argument,
+    )
+
+
+def _shown(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[: _SHOWN_CHARACTERS - 3]}..."

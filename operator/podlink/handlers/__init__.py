@@ -1,0 +1,1 @@
+"""Everything that touches Kopf: its handlers, its settings, its login, and the thread it runs in."""

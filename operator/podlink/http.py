@@ -1,0 +1,63 @@
+"""The operator's HTTP endpoints: `/metrics`, `/healthz`, `/readyz`."""
+
+import socket
+from collections.abc import Callable, Sequence
+
+from aiohttp import web
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
+
+Problems = Callable[[], Sequence[str]]
+
+
+class Endpoints:
+    """An HTTP server for probes and scrapes.
+
+    `/healthz` answers while the loop turns; restarting the operator would mend nothing else. `/readyz` is 503 with
+    one reason a line while Redis, the cluster or the first sweep is missing.
+    """
+
+    def __init__(self, registry: CollectorRegistry, *, problems: Problems, before_scrape: Callable[[], None]) -> None:
+        self._registry = registry
+        self._problems = problems
+        self._before_scrape = before_scrape
+        self._runner: web.AppRunner | None = None
+
+    async def start(self, port: int) -> int:
+        """Listen on all addresses; return the port, which port 0 leaves to the system.
+
+        Raises:
+            OSError: the port is taken.
+        """
+        application = web.Application()
+        application.router.add_get("/healthz", self._healthz)
+        application.router.add_get("/readyz", self._readyz)
+        application.router.add_get("/metrics", self._metrics)
+        self._runner = web.AppRunner(application, access_log=None)
+        await self._runner.setup()
+        # One socket for both families: two of them would be given two ports when any free one is asked for.
+        both = socket.has_dualstack_ipv6()
+        listener = socket.create_server(
+            ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
+        )
+        await web.SockSite(self._runner, listener).start()
+        bound: int = listener.getsockname()[1]
+        return bound
+
+    async def aclose(self) -> None:
+        """Stop listening."""
+        if self._runner is not None:
+            await self._runner.cleanup()
+
+    async def _healthz(self, _: web.Request) -> web.Response:
+        return web.Response(text="ok\n")
+
+    async def _readyz(self, _: web.Request) -> web.Response:
+        problems = self._problems()
+        if problems:
+            return web.Response(status=503, text="".join(f"{problem}\n" for problem in problems))
+        return web.Response(text="ok\n")
+
+    async def _metrics(self, _: web.Request) -> web.Response:
+        self._before_scrape()
+        # aiohttp wants the charset apart from the content type.
+        return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

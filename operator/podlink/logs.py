@@ -1,0 +1,68 @@
+"""Structured logs: every record is a message and named fields, as text for people or as JSON for machines."""
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+_STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
+
+_NOISY = {
+    # Our own thread runs Kopf; that it gets no signals is intended.
+    "kopf._core.reactor.running": logging.ERROR,
+    # One line for each object and event.
+    "kopf.objects": logging.WARNING,
+    "kopf.activities": logging.WARNING,
+    # Two lines a minute, at each look at the credentials.
+    "kopf._core.engines.activities": logging.WARNING,
+    "aiohttp.access": logging.WARNING,
+}
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    return {
+        name: value
+        for name, value in record.__dict__.items()
+        if name not in _STANDARD and isinstance(value, str | int | float | bool)
+    }
+
+
+def _time(record: logging.LogRecord) -> str:
+    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+class TextFormatter(logging.Formatter):
+    """`time level logger message field=value ...`."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line, and a traceback below it if there is one."""
+        fields = "".join(f" {name}={value!r}" for name, value in _fields(record).items())
+        line = f"{_time(record)} {record.levelname:<7} {record.name} {record.getMessage()}{fields}"
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a JSON object."""
+        entry = {
+            "time": _time(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+            **_fields(record),
+        }
+        if record.exc_info:
+            entry["exception"] = self.formatException(record.exc_info)
+        return json.dumps(entry, ensure_ascii=False)
+
+
+def configure(log_format: Literal["text", "json"]) -> None:
+    """Send all logs of the process to standard error."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    for name, level in _NOISY.items():
+        logging.getLogger(name).setLevel(level)

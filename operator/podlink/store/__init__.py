@@ -1,0 +1,1 @@
+"""Redis: scripts, operations, executors that run them, a walk over the keyspace. The only importer of redis."""

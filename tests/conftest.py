@@ -1,0 +1,139 @@
+"""The cluster that tests run against: chosen by an option, started once a session, the same to every test.
+
+    pytest                       a control plane of local processes, built once (see sandbox/)
+    pytest --cluster=kind        a kind cluster, where there is a Docker engine and kind
+    pytest --cluster=current     the current context of your kubeconfig; PodLink's CRD is applied there
+
+A test asks for `cluster` (see sandbox.cluster.Cluster), `namespace`, a namespace of its own, or `control_plane`, which
+skips it where the control plane is not ours to break. Tests that ask for any of them carry the marker `cluster`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from sandbox import binaries
+from sandbox.cluster import KUBECTL, Cluster
+from sandbox.control_plane import ControlPlane
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DOCKER_TIMEOUT_SECONDS = 30
+
+_build_error = pytest.StashKey[binaries.BinariesError]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cluster",
+        choices=["sandbox", "current", "kind"],
+        default="sandbox",
+        help="what tests of the operator run against: a control plane of local processes (default), the current "
+        "context of your kubeconfig, or a kind cluster",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "cluster: needs a Kubernetes API server (set by the fixtures a test asks for)")
+
+
+@pytest.hookimpl(tryfirst=True)  # -m picks by the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if "cluster" in getattr(item, "fixturenames", ()):
+            item.add_marker("cluster")
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build the control plane before the first test: its minutes are no test's, and it is not silent about them."""
+    config = session.config
+    needed = config.getoption("--cluster") == "sandbox" and any(map(_needs_cluster, session.items))
+    if not needed or config.getoption("collectonly"):
+        return
+    capture = config.pluginmanager.getplugin("capturemanager")
+    with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
+        try:
+            binaries.ensure()
+        except binaries.BinariesError as error:
+            # Tests that need no cluster still run.
+            config.stash[_build_error] = error
+
+
+def _needs_cluster(item: pytest.Item) -> bool:
+    return item.get_closest_marker("cluster") is not None
+
+
+@pytest.fixture(scope="session")
+def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    """A cluster with PodLink's CRD and finalizer policy."""
+    if (error := request.config.stash.get(_build_error, None)) is not None:
+        raise error
+    chosen = request.config.getoption("--cluster")
+    if chosen == "sandbox":
+        with pytest.MonkeyPatch.context() as patch, ControlPlane(tmp_path_factory.mktemp("control-plane")) as started:
+            # A proxy that this machine may need for other things knows nothing of our loopback.
+            patch.setenv("NO_PROXY", "127.0.0.1,localhost")
+            yield started
+        return
+    directory = tmp_path_factory.mktemp("cluster")
+    found = _kind_cluster(request) if chosen == "kind" else _current_cluster(directory)
+    found.install_podlink()
+    found.await_podlinks()
+    yield found
+
+
+def _kind_cluster(request: pytest.FixtureRequest) -> Cluster:
+    docker = shutil.which("docker")
+    answers = docker is not None and _succeeds(docker, "info")
+    if not answers:
+        pytest.skip("--cluster=kind: no Docker engine answers (`docker info`); a running one would un-skip it")
+    kind = request.config.getoption("kind_bin") or shutil.which("kind")
+    if kind is None:
+        pytest.skip("--cluster=kind: no kind on PATH; installing it, or --kind-bin=PATH, would un-skip it")
+    # Left out, pytest-kind would download an old one.
+    request.config.option.kind_bin = kind
+    return Cluster(Path(request.getfixturevalue("kind_cluster").kubeconfig_path).absolute())
+
+
+def _succeeds(*command: str) -> bool:
+    result = subprocess.run(command, capture_output=True, timeout=DOCKER_TIMEOUT_SECONDS, check=False)
+    return result.returncode == 0
+
+
+def _current_cluster(directory: Path) -> Cluster:
+    """The current context alone, in a file of its own: the user may change to another while tests run."""
+    kubeconfig = directory / "kubeconfig"
+    kubeconfig.touch(mode=0o600)
+    view = subprocess.run(
+        [KUBECTL, "config", "view", "--raw", "--minify", "--flatten"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if view.returncode != 0:
+        pytest.fail(f"--cluster=current: kubectl finds no current context in your kubeconfig: {view.stderr.strip()}")
+    kubeconfig.write_text(view.stdout)
+    return Cluster(kubeconfig)
+
+
+@pytest.fixture
+def namespace(cluster: Cluster) -> Iterator[str]:
+    """A namespace of the test's own; deleted afterwards, PodLinks first."""
+    name = cluster.create_namespace()
+    yield name
+    cluster.delete_namespace(name)
+
+
+@pytest.fixture(scope="session")
+def control_plane(cluster: Cluster) -> ControlPlane:
+    """The control plane under `cluster`, for tests that stop its API server."""
+    if cluster.control_plane is None:
+        pytest.skip("the control plane is not ours to break; --cluster=sandbox would un-skip it")
+    return cluster.control_plane

@@ -1,0 +1,112 @@
+"""The operator's access to the API server changes under it: its token is replaced, its permissions are taken away."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.harness import Kube, Wire, disagreement, eventually
+from cluster.operators import Operator, start_operator
+from sandbox.processes import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sandbox.cluster import Cluster
+    from sandbox.control_plane import ControlPlane
+    from sandbox.redis_servers import RedisServer
+
+BINDING = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "RoleBinding",
+    "metadata": {"name": "operator"},
+    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operator"},
+    "subjects": [{"kind": "ServiceAccount", "name": "operator"}],
+}
+WATCH = ["get", "list", "watch"]
+ROLE = {
+    "apiVersion": "rbac.authorization.k8s.io/v1",
+    "kind": "Role",
+    "metadata": {"name": "operator"},
+    "rules": [
+        {"apiGroups": [""], "resources": ["pods"], "verbs": WATCH},
+        {"apiGroups": ["apps"], "resources": ["statefulsets"], "verbs": WATCH},
+        {"apiGroups": ["podlink.io"], "resources": ["podlinks"], "verbs": [*WATCH, "patch"]},
+        {"apiGroups": ["podlink.io"], "resources": ["podlinks/status"], "verbs": ["patch"]},
+        {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+    ],
+}
+
+
+@pytest.fixture
+def token_file(kube: Kube, tmp_path: Path) -> Path:
+    """The token of a service account that may do what the operator needs, and no more."""
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator"}}
+    kube.cluster.apply(account, ROLE, BINDING, namespace=kube.namespace)
+    file = tmp_path / "token"
+    file.write_text(new_token(kube, "first"))
+    return file
+
+
+def new_token(kube: Kube, name: str) -> str:
+    """A token that is good until the Secret of that name is deleted."""
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}}
+    kube.cluster.apply(secret, namespace=kube.namespace)
+    bound = ["--bound-object-kind=Secret", f"--bound-object-name={name}"]
+    return kube.kubectl("create", "token", "operator", *bound).strip()
+
+
+@pytest.fixture
+def operator(
+    cluster: Cluster, kube: Kube, wire: Wire, token_file: Path, tmp_path: Path, redis_server: RedisServer
+) -> Iterator[Operator]:
+    """One that reads its token from the file."""
+    content = json.loads(cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json").stdout)
+    content["users"][0]["user"] = {"tokenFile": str(token_file)}
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(json.dumps(content))
+    flags = ["--redis-url", redis_server.url, "--namespace", kube.namespace]
+    with start_operator(cluster, *flags, KUBECONFIG=str(kubeconfig)) as running:
+        running.await_start()
+        running.await_ready()
+        kube.link("before", podId=0)
+        eventually(lambda: kube.report("before"), ("Linked", "Linked", 0))
+        yield running
+        assert not running.faults(), "\n".join(running.faults())
+
+
+def await_reaction(kube: Kube, wire: Wire, operator: Operator) -> None:
+    kube.link("after", podId=1)
+    eventually(lambda: kube.report("after"), ("Linked", "Linked", 1), timeout=60)
+    kube.scale("lobby", 3)
+    eventually(wire.states, {"0": "Ready", "1": "Ready", "2": "Ready"}, timeout=60)
+    eventually(operator.readyz, (200, "ok\n"), timeout=60)
+    eventually(lambda: disagreement(kube, wire), {})
+
+
+def test_a_token_that_was_replaced_is_read_again(
+    control_plane: ControlPlane, kube: Kube, wire: Wire, operator: Operator, token_file: Path
+) -> None:
+    token_file.write_text(new_token(kube, "second"))
+    kube.kubectl("delete", "secret", "first")
+    # Else it would take the old token for some seconds more, and the watches would never be asked for one.
+    control_plane.restart_api_server()
+
+    await_reaction(kube, wire, operator)
+
+
+def test_permissions_that_were_taken_away_and_given_back(
+    control_plane: ControlPlane, kube: Kube, wire: Wire, operator: Operator
+) -> None:
+    kube.kubectl("delete", "rolebinding", "operator")
+    control_plane.restart_api_server()  # ends the watches
+    until(lambda: operator.metric("podlink_watch_restarts_total") >= 1, 60, "the watches to give up")
+    until(lambda: "forbidden" in operator.readyz()[1], 60, "the operator to say why it is not ready")
+    assert operator.readyz()[0] == 503
+    assert (wire.states(), wire.link("before")) == ({"0": "Ready", "1": "Ready"}, ("0", "0"))
+
+    kube.cluster.apply(BINDING, namespace=kube.namespace)
+    await_reaction(kube, wire, operator)

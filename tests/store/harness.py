@@ -1,0 +1,99 @@
+"""What the tests of the store share: names, a view of Redis from outside, and the rule that links and loads add up."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+from podlink.domain import keys
+from podlink.store import scripts
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import redis
+
+    from podlink import StatefulExecutor, sync
+
+NS = "games"
+SVC = "lobby"
+UID = "player-42"
+
+STATE = "sf:{games:state:lobby}"
+LOAD = "sf:{games:state:lobby}load"
+VERSIONS = "sf:{games:state:lobby}rv"
+EXPIRY = "sf:{games:state:lobby}exp"
+WORKLOAD = "sf:{games:workload:lobby}"
+WORKLOAD_VERSION = "sf:{games:workload:lobby}rv"
+LINKS = "sf:{games:lk:player-42}"
+LINK = "sf:{games:lk:player-42}lobby"
+
+
+class Awaited:
+    """Either executor, with methods to await, so that one test serves both."""
+
+    def __init__(self, executor: StatefulExecutor | sync.StatefulExecutor) -> None:
+        self._executor = executor
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        method = getattr(self._executor, name)
+
+        async def call(*args: Any, **kwargs: Any) -> Any:
+            result = method(*args, **kwargs)
+            return await result if inspect.isawaitable(result) else result
+
+        return call
+
+
+class Wire:
+    """A client of another language: raw commands, nothing of podlink but the text of the scripts."""
+
+    def __init__(self, client: redis.Redis) -> None:
+        self.redis = client
+
+    def __call__(self, name: str, script_keys: list[str], *args: str | int) -> Any:
+        text = next(script.text for script in scripts.ALL if script.name == name)
+        return self.redis.execute_command(
+            "EVALSHA", self.redis.script_load(text), len(script_keys), *script_keys, *args
+        )
+
+    def milliseconds(self, key: str) -> int:
+        """PTTL: -1 permanent, -2 no key."""
+        return self.redis.execute_command("PTTL", key)
+
+    def field_milliseconds(self, key: str, field: str) -> int:
+        """HPTTL: -1 permanent, -2 no field."""
+        return self.redis.execute_command("HPTTL", key, "FIELDS", 1, field)[0]
+
+    def loads(self) -> dict[str, str]:
+        """What the load hash of the one service holds."""
+        return self.redis.hgetall(LOAD)
+
+    def evalsha_calls(self) -> int:
+        """How many times the server was asked to run a script since the last `config_resetstat`."""
+        return self.redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+
+
+def orphans(client: redis.Redis, executor: sync.StatefulExecutor, *, prune: bool) -> list[str]:
+    """Fields without a string and loads without links, in words; empty when everything adds up."""
+    found, listed = [], Counter[tuple[str, str, int]]()
+    services = set()
+    for key in client.scan_iter("sf:*"):
+        if service := keys.service_of_key(key):
+            services.add(service)
+        if not (uid := keys.uid_of_key(key)):
+            continue
+        if prune:
+            executor.get_linked_services(*uid)
+        for service, pod in client.hgetall(key).items():
+            if client.get(key + service) == pod:
+                listed[uid.namespace, service, int(pod)] += 1
+            else:
+                found.append(f"field {service} of {key} says {pod}, its string {client.get(key + service)}")
+    for namespace, service in services:
+        loads = {pod: load for pod, load in executor.get_service(namespace, service).loads.items() if load}
+        counted = {pod: n for (ns, svc, pod), n in listed.items() if (ns, svc) == (namespace, service)}
+        if loads != counted:
+            found.append(f"loads of {namespace}/{service} are {loads}, its links are {counted}")
+    return found

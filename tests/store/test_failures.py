@@ -1,0 +1,380 @@
+"""What a caller meets when Redis is down, slow, full, locked or not what it should be."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+import traceback
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import redis
+import redis.asyncio
+from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
+
+from podlink import InvalidArgument, RedisUnavailable, ScriptError, StatefulExecutor, sync
+from podlink.store import operations
+from podlink.store.calls import Lost, conversation
+from sandbox.processes import until
+from store.harness import LINK, LINKS, NS, SVC, UID, Awaited, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from sandbox.redis_servers import RedisServer
+
+PASSWORD = "correct-horse"
+WRONG = "battery-staple"
+
+
+@pytest.fixture(params=["async", "blocking"])
+async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Awaited]]:
+    """Makes an executor of either sort for any URL."""
+    made: list[Any] = []
+
+    def make(url: str, **options: Any) -> Awaited:
+        kind = StatefulExecutor if request.param == "async" else sync.StatefulExecutor
+        made.append(kind.from_url(url, **options))
+        return Awaited(made[-1])
+
+    yield make
+    for executor in made:
+        await (executor.aclose() if isinstance(executor, StatefulExecutor) else asyncio.to_thread(executor.close))
+
+
+def whole_text(error: BaseException) -> str:
+    return "".join(traceback.format_exception(error)) + repr(error)
+
+
+async def test_server_that_stops_and_comes_back(
+    own_server: Callable[..., RedisServer], connect: Callable[..., Awaited]
+) -> None:
+    server = own_server()
+    executor = connect(server.url)
+    await executor.set_linked_pod(NS, UID, SVC, 1)
+    # In a thread: the event loop has to go on, to notice that its idle connection is closed.
+    await asyncio.to_thread(server.stop)
+    for _ in range(2):
+        with pytest.raises(RedisUnavailable, match="set_linked_pod: Redis is unreachable") as error:
+            await executor.set_linked_pod(NS, UID, SVC, 2)
+        assert error.value.maybe_applied is False
+        assert "was not applied" in str(error.value)
+        assert str(server.port) in str(error.value)
+    results = await executor.run_many([operations.ping(), operations.run_id()])
+    assert [type(result) for result in results] == [RedisUnavailable, RedisUnavailable]
+
+    await asyncio.to_thread(server.start)
+    # The server has lost its data and its scripts, and the idle connection is dead: the first call works.
+    assert await executor.set_linked_pod(NS, UID, SVC, 2) is None
+
+
+async def test_server_that_does_not_answer(
+    own_server: Callable[..., RedisServer], connect: Callable[..., Awaited]
+) -> None:
+    server = own_server()
+    executor = connect(server.url, timeout_seconds=0.3)
+    await executor.set_linked_pod(NS, UID, SVC, 1)
+    server.freeze()
+    started = time.monotonic()
+    with pytest.raises(RedisUnavailable) as error:
+        await executor.set_linked_pod(NS, UID, SVC, 2)
+    assert time.monotonic() - started < 2
+    assert error.value.maybe_applied is True
+    assert "may or may not have been applied" in str(error.value)
+    server.thaw()
+    # It had been applied indeed, once; the late answer does not turn up as the reply to another call.
+    assert await executor.get_linked_pod(NS, UID, SVC) == 2
+    with server.client() as raw:
+        assert Wire(raw).evalsha_calls() == 3
+
+
+async def test_server_that_accepts_nothing(connect: Callable[..., Awaited]) -> None:
+    executor = connect("redis://127.0.0.1:1/0")
+    with pytest.raises(RedisUnavailable, match=r"127\.0\.0\.1:1") as error:
+        await executor.get_linked_pod(NS, UID, SVC)
+    assert error.value.maybe_applied is False
+
+
+async def test_wrong_password_is_told_without_repeating_it(
+    own_server: Callable[..., RedisServer], connect: Callable[..., Awaited]
+) -> None:
+    server = own_server(PASSWORD)
+    with pytest.raises(RedisUnavailable, match="refused the user name or the password") as error:
+        await connect(f"redis://:{WRONG}@127.0.0.1:{server.port}/0").set_linked_pod(NS, UID, SVC, 1)
+    assert WRONG not in whole_text(error.value)
+    assert error.value.maybe_applied is False
+    with pytest.raises(RedisUnavailable, match="refused the user name or the password") as error:
+        await connect(f"redis://127.0.0.1:{server.port}/0").set_linked_pod(NS, UID, SVC, 1)
+    assert error.value.maybe_applied is False
+    assert await connect(server.url).set_linked_pod(NS, UID, SVC, 1) is None
+
+
+async def test_key_of_the_wrong_type_names_the_script_and_changes_nothing(executor: Awaited, raw: redis.Redis) -> None:
+    raw.rpush(LINK, "no string")
+    for call, script in [
+        (executor.set_linked_pod(NS, UID, SVC, 1), "statefulSetLink"),
+        (executor.try_set_linked_pod(NS, UID, SVC, 1), "statefulTrySetLink"),
+        (executor.set_linked_pod_if_absent(NS, UID, SVC, 1), "statefulSetLinkIfAbsent"),
+        (executor.compute_linked_pod_if_absent(NS, UID, SVC), "statefulComputeLinkIfAbsent"),
+        (executor.remove_linked_pod(NS, UID, SVC), "statefulRemoveLink"),
+        (executor.remove_linked_pod_with_id(NS, UID, SVC, 1), "statefulRemoveLinkWithId"),
+        (executor.get_linked_pod_if_persist(NS, UID, SVC), "statefulGetLinkIfPersist"),
+        (executor.get_linked_pod(NS, UID, SVC), "GET"),
+    ]:
+        with pytest.raises(ScriptError, match="WRONGTYPE") as error:
+            await call
+        assert error.value.script == script
+        assert script in str(error.value)
+        assert LINK in str(error.value)
+        assert "WRONGTYPE" in error.value.server_message
+    assert raw.keys() == [LINK]
+
+
+@pytest.mark.parametrize("persist_seconds", [-1, 60])
+async def test_uid_hash_of_the_wrong_type_leaves_no_half_link(
+    executor: Awaited, raw: redis.Redis, persist_seconds: int
+) -> None:
+    raw.set(LINK, "1", ex=60)
+    raw.set(LINKS, "no hash")
+    with pytest.raises(ScriptError, match="WRONGTYPE"):
+        await executor.set_linked_pod(NS, UID, SVC, 2, persist_seconds=persist_seconds)
+    with pytest.raises(ScriptError, match="WRONGTYPE"):
+        await executor.remove_linked_pod(NS, UID, SVC)
+    assert raw.get(LINK) == "1"
+    assert sorted(raw.keys()) == sorted([LINK, LINKS])
+    raw.flushall()
+
+
+async def test_read_only_replica_is_unavailable_not_a_script_error(
+    own_server: Callable[..., RedisServer], connect: Callable[..., Awaited]
+) -> None:
+    server = own_server()
+    executor = connect(server.url)
+    await executor.set_linked_pod(NS, UID, SVC, 1)
+    with server.client() as raw:
+        raw.replicaof("127.0.0.1", "1")
+        with pytest.raises(RedisUnavailable, match="cannot serve now") as error:
+            await executor.set_linked_pod(NS, UID, SVC, 2)
+        assert error.value.maybe_applied is False
+        assert await executor.get_linked_pod(NS, UID, SVC) == 1
+        raw.replicaof("NO", "ONE")
+    assert await executor.set_linked_pod(NS, UID, SVC, 2) == 1
+
+
+async def test_full_server_is_unavailable(
+    own_server: Callable[..., RedisServer], connect: Callable[..., Awaited]
+) -> None:
+    server = own_server()
+    executor = connect(server.url)
+    with server.client() as raw:
+        raw.config_set("maxmemory", "1")
+        with pytest.raises(RedisUnavailable, match="cannot serve now") as error:
+            await executor.set_linked_pod(NS, UID, SVC, 2)
+        assert error.value.maybe_applied is False
+        assert raw.keys() == []
+
+
+async def test_300_tasks_share_a_few_connections(server: RedisServer, raw: redis.Redis) -> None:
+    before = raw.info("stats")["total_connections_received"]
+    async with StatefulExecutor.from_url(server.url, max_connections=5) as executor:
+        told = await asyncio.gather(*(executor.set_linked_pod(NS, f"u{n}", SVC, n) for n in range(300)))
+    assert told == [None] * 300
+    assert raw.info("stats")["total_connections_received"] - before <= 5
+
+
+def test_threads_share_a_few_connections(server: RedisServer, raw: redis.Redis) -> None:
+    before = raw.info("stats")["total_connections_received"]
+    executor = sync.StatefulExecutor.from_url(server.url, max_connections=3)
+    with executor, ThreadPoolExecutor(20) as threads:
+        told = list(threads.map(lambda n: executor.set_linked_pod(NS, f"u{n}", SVC, n), range(200)))
+    assert told == [None] * 200
+    assert raw.info("stats")["total_connections_received"] - before <= 3
+
+
+async def test_waiting_for_a_free_connection_is_bounded(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    async with StatefulExecutor.from_url(server.url, max_connections=2, timeout_seconds=0.5) as executor:
+        await executor.run(operations.ping())
+        server.freeze()
+        outcomes = await asyncio.gather(
+            *(executor.set_linked_pod(NS, f"u{n}", SVC, 0) for n in range(20)), return_exceptions=True
+        )
+        unavailable = [error for error in outcomes if isinstance(error, RedisUnavailable)]
+        assert len(unavailable) == 20
+        assert [error.maybe_applied for error in unavailable].count(True) <= 2
+        assert any("no connection within 0.5 seconds" in str(error) for error in unavailable)
+        server.thaw()
+        assert await executor.run(operations.ping()) is True
+
+
+def test_thread_waiting_for_a_free_connection_is_bounded(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    executor = sync.StatefulExecutor.from_url(server.url, max_connections=1, timeout_seconds=0.3, socket_timeout=20)
+    with executor, ThreadPoolExecutor(4) as threads:
+        executor.run(operations.ping())
+        server.freeze()
+        calls = [threads.submit(executor.get_linked_pod, NS, UID, SVC) for _ in range(4)]
+        until(lambda: [call.done() for call in calls].count(True) == 3, 5, "three of four calls to give up")
+        server.thaw()
+        outcomes = [call.exception() for call in calls]
+    assert outcomes.count(None) == 1
+    for error in filter(None, outcomes):
+        assert isinstance(error, RedisUnavailable)
+        assert error.maybe_applied is False
+        assert "no connection within 0.3 seconds" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("answer", "says"),
+    [
+        (BusyLoadingError("Redis is loading the dataset in memory"), "cannot serve now: Redis is loading"),
+        (AuthenticationError("Authentication required."), "refused the user name or the password"),
+    ],
+)
+def test_refusal_that_ends_the_connection_was_not_applied(answer: RedisError, says: str) -> None:
+    talk = conversation([operations.set_linked_pod(NS, UID, SVC, 1)])
+    next(talk)
+    with pytest.raises(StopIteration) as end:
+        talk.send([Lost(answer, sent=True)])
+    (error,) = end.value.value
+    assert isinstance(error, RedisUnavailable)
+    assert says in str(error)
+    assert error.maybe_applied is False
+
+
+async def test_cancelled_call_leaves_the_executor_usable(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    async with StatefulExecutor.from_url(server.url, max_connections=1) as executor:
+        await executor.run(operations.ping())
+        server.freeze()
+        task = asyncio.create_task(executor.get_linked_pod(NS, UID, SVC))
+        done, _ = await asyncio.wait([task], timeout=0.2)
+        assert not done
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        server.thaw()
+        # Were the connection used again, PONG would meet the answer the cancelled call had waited for.
+        assert await executor.run(operations.ping()) is True
+
+
+async def test_a_client_that_retries_by_itself_does_not_send_a_script_twice(
+    own_server: Callable[..., RedisServer],
+) -> None:
+    server = own_server()
+    client = redis.asyncio.Redis(port=server.port, socket_timeout=0.3)
+    assert client.get_retry().get_retries() > 0
+    try:
+        executor = StatefulExecutor(client)
+        await executor.set_linked_pod(NS, UID, SVC, 1)
+        server.freeze()
+        with pytest.raises(RedisUnavailable):
+            await executor.set_linked_pod(NS, UID, SVC, 2)
+        server.thaw()
+        with server.client() as raw:
+            until(lambda: raw.get(LINK) == "2", 5, "the call to be applied")
+            assert Wire(raw).evalsha_calls() == 3
+    finally:
+        await client.aclose()
+
+
+async def test_client_passed_in_stays_open(server: RedisServer, raw: redis.Redis) -> None:
+    client = redis.asyncio.Redis(port=server.port, max_connections=3, decode_responses=True)
+    async with StatefulExecutor(client) as executor:
+        await asyncio.gather(*(executor.set_linked_pod(NS, f"u{n}", SVC, 0) for n in range(50)))
+        assert await executor.get_linked_services(NS, "u0") == {SVC: 0}
+        await executor.set_service_state(NS, SVC, 0, "Ready")
+        assert await executor.get_service_state(NS, SVC) == {0: "Ready"}
+    assert await client.ping()
+    await client.aclose()
+
+
+@pytest.mark.parametrize("settings", [{"decode_responses": True}, {"protocol": 2}, {"protocol": 3}])
+def test_blocking_client_passed_in_with_any_settings(
+    server: RedisServer, raw: redis.Redis, settings: dict[str, Any]
+) -> None:
+    with redis.Redis(port=server.port, **settings) as client:
+        with sync.StatefulExecutor(client) as executor:
+            executor.set_service_state(NS, SVC, 0, "Ready")
+            assert executor.get_service_state(NS, SVC) == {0: "Ready"}
+            assert executor.compute_linked_pod_if_absent(NS, UID, SVC) == 0
+            assert executor.get_service(NS, SVC).loads == {0: 1}
+            assert executor.run(operations.run_id()) == raw.info("server")["run_id"]
+            assert executor.run(operations.scan(0, "*", 100))[0] == 0
+        assert client.ping()
+
+
+@pytest.mark.parametrize("kind", [StatefulExecutor, sync.StatefulExecutor])
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        ("http://:battery-staple@localhost", "has the scheme 'http'"),
+        ("redis+sentinel://localhost", "has the scheme 'redis+sentinel'"),
+        ("localhost", "has the scheme ''"),
+        ("", "has the scheme ''"),
+        ("redis://:battery-staple@localhost:battery-staple", "cannot be read"),
+        ("redis://:battery-staple@localhost:99999", "cannot be read"),
+        ("redis://[::1", "cannot be read"),
+        (None, "cannot be read"),
+        (17, "cannot be read"),
+        ("redis://localhost?socket_timeout=soon", "socket_timeout"),
+        ("redis://localhost?nonsense=1", "nonsense"),
+    ],
+)
+def test_url_that_cannot_be_used_is_refused_at_once(kind: Any, url: Any, says: str) -> None:
+    with pytest.raises(InvalidArgument, match=re.escape(says)) as error:
+        kind.from_url(url)
+    assert error.value.argument == "url"
+    assert WRONG not in whole_text(error.value)
+    if "cannot be read" in says or "scheme" in says:
+        assert "redis://host:port/db, rediss://host:port/db or unix:///path/to/socket" in str(error.value)
+
+
+@pytest.mark.parametrize("kind", [StatefulExecutor, sync.StatefulExecutor])
+@pytest.mark.parametrize(
+    ("options", "argument"),
+    [
+        ({"timeout_seconds": 0}, "timeout_seconds"),
+        ({"timeout_seconds": -1}, "timeout_seconds"),
+        ({"timeout_seconds": None}, "timeout_seconds"),
+        ({"timeout_seconds": float("nan")}, "timeout_seconds"),
+        ({"max_connections": 0}, "max_connections"),
+        ({"max_connections": "5"}, "max_connections"),
+        ({"no_such_option": 1}, "url"),
+    ],
+)
+def test_limits_that_make_no_sense_are_refused(kind: Any, options: dict[str, Any], argument: str) -> None:
+    with pytest.raises(InvalidArgument) as error:
+        kind.from_url("redis://localhost", **options)
+    assert error.value.argument == argument
+
+
+def test_wrong_kind_of_client_is_refused() -> None:
+    blocking = redis.Redis()
+    with pytest.raises(InvalidArgument, match=r"podlink\.sync\.StatefulExecutor") as error:
+        StatefulExecutor(blocking)  # type: ignore[arg-type]
+    assert error.value.argument == "client"
+    with pytest.raises(InvalidArgument, match=r"use podlink\.StatefulExecutor") as error:
+        sync.StatefulExecutor(redis.asyncio.Redis())  # type: ignore[arg-type]
+    assert error.value.argument == "client"
+
+
+def test_tls_and_unix_urls_are_understood() -> None:
+    for url in ("rediss://user:secret@redis.example:6380/2", "unix:///run/redis.sock?db=1"):
+        with sync.StatefulExecutor.from_url(url) as executor:
+            assert isinstance(executor, sync.StatefulExecutor)
+
+
+async def test_unix_socket(
+    own_server: Callable[..., RedisServer], connect: Callable[..., Awaited], tmp_path: Any
+) -> None:
+    executor = connect(f"unix://{tmp_path}/missing.sock")
+    with pytest.raises(RedisUnavailable, match=r"missing\.sock"):
+        await executor.get_linked_pod(NS, UID, SVC)
+
+
+def test_redis_errors_never_reach_the_caller_bare() -> None:
+    assert not issubclass(RedisUnavailable, RedisError)
+    assert not issubclass(ScriptError, RedisError)

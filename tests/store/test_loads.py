@@ -1,0 +1,182 @@
+"""Load is the number of a pod's links, exactly, after every operation; temporary links take theirs along."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from podlink import Service, StatefulExecutor
+from podlink.store import operations
+from sandbox.processes import until_async
+from store.harness import EXPIRY, LINK, NS, STATE, SVC, UID, Awaited, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import redis
+
+    Step = Callable[[Awaited], Awaitable[object]]
+
+
+def member(pod: int) -> str:
+    return f"{pod} {LINK}"
+
+
+def temporary(pod: int, seconds: int = 60) -> Step:
+    return lambda executor: executor.set_linked_pod(NS, UID, SVC, pod, persist_seconds=seconds)
+
+
+def permanent(pod: int) -> Step:
+    return lambda executor: executor.set_linked_pod(NS, UID, SVC, pod)
+
+
+def removed(seconds: int = 0) -> Step:
+    return lambda executor: executor.remove_linked_pod(NS, UID, SVC, persist_seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    ("steps", "load", "members"),
+    [
+        ([permanent(1)], {"1": "1"}, []),
+        ([permanent(1), permanent(1)], {"1": "1"}, []),
+        ([permanent(1), permanent(2)], {"2": "1"}, []),
+        ([temporary(1)], {"1": "1"}, [1]),
+        ([temporary(1), temporary(1, 90)], {"1": "1"}, [1]),
+        ([temporary(1), temporary(2)], {"2": "1"}, [2]),
+        ([temporary(1), permanent(1)], {"1": "1"}, []),
+        ([permanent(1), temporary(1)], {"1": "1"}, [1]),
+        ([temporary(1), permanent(0)], {"0": "1"}, []),
+        ([permanent(0), temporary(1)], {"1": "1"}, [1]),
+        ([permanent(1), removed()], {}, []),
+        ([temporary(1), removed()], {}, []),
+        ([permanent(1), removed(60)], {}, []),
+        ([temporary(1), removed(60)], {}, []),
+        ([permanent(1), removed(60), removed(60)], {}, []),
+        ([permanent(1), removed(60), removed()], {}, []),
+        ([permanent(1), removed(60), permanent(1)], {"1": "1"}, []),
+        ([permanent(1), removed(60), permanent(2)], {"2": "1"}, []),
+        ([temporary(1), removed(60), temporary(1)], {"1": "1"}, [1]),
+        ([removed()], {}, []),
+    ],
+)
+async def test_load_after_steps(
+    executor: Awaited, wire: Wire, steps: list[Step], load: dict[str, str], members: list[int]
+) -> None:
+    for step in steps:
+        await step(executor)
+    assert wire.loads() == load
+    assert wire.redis.zrange(EXPIRY, 0, -1) == [member(pod) for pod in members]
+
+
+@pytest.mark.parametrize("seconds", [-1, 60])
+async def test_every_way_to_link_counts_once(executor: Awaited, wire: Wire, seconds: int) -> None:
+    await executor.set_service_state(NS, SVC, 4, "Ready")
+    assert await executor.try_set_linked_pod(NS, UID, SVC, 4, persist_seconds=seconds) == (True, 4)
+    assert await executor.try_set_linked_pod(NS, UID, SVC, 4, persist_seconds=seconds) == (True, 4)
+    assert wire.loads() == {"4": "1"}
+    assert await executor.set_linked_pod_if_absent(NS, UID, SVC, 5, persist_seconds=seconds) == 4
+    assert await executor.compute_linked_pod_if_absent(NS, UID, SVC, persist_seconds=seconds) == 4
+    assert wire.loads() == {"4": "1"}
+    assert await executor.set_linked_pod_if_absent(NS, "second", SVC, 4, persist_seconds=seconds) == 4
+    assert await executor.compute_linked_pod_if_absent(NS, "third", SVC, persist_seconds=seconds) == 4
+    assert wire.loads() == {"4": "3"}
+    assert wire.redis.zcard(EXPIRY) == (0 if seconds == -1 else 3)
+
+
+async def test_refused_try_set_changes_no_load(executor: Awaited, wire: Wire) -> None:
+    await executor.set_linked_pod(NS, UID, SVC, 1)
+    await executor.try_set_linked_pod(NS, UID, SVC, 2, persist_seconds=60)
+    assert wire.loads() == {"1": "1"}
+    assert wire.redis.exists(EXPIRY) == 0
+
+
+@pytest.mark.parametrize("seconds", [-1, 60])
+async def test_try_set_moves_the_load(executor: Awaited, wire: Wire, seconds: int) -> None:
+    await executor.set_linked_pod(NS, UID, SVC, 1, persist_seconds=seconds)
+    await executor.try_set_linked_pod(NS, UID, SVC, 2, expected=1)
+    assert wire.loads() == {"2": "1"}
+    assert wire.redis.exists(EXPIRY) == 0
+
+
+@pytest.mark.parametrize("seconds", [-1, 60])
+async def test_compare_and_delete_gives_the_load_back_once(executor: Awaited, wire: Wire, seconds: int) -> None:
+    await executor.set_linked_pod(NS, UID, SVC, 1, persist_seconds=seconds)
+    await executor.set_linked_pod(NS, "another", SVC, 1)
+    await executor.remove_linked_pod_with_id(NS, UID, SVC, 2)
+    assert wire.loads() == {"1": "2"}
+    await executor.remove_linked_pod_with_id(NS, UID, SVC, 1)
+    await executor.remove_linked_pod_with_id(NS, UID, SVC, 1)
+    assert wire.loads() == {"1": "1"}
+    assert wire.redis.exists(EXPIRY) == 0
+
+
+async def test_member_ends_when_the_string_does(executor: Awaited, wire: Wire) -> None:
+    await executor.set_linked_pod(NS, UID, SVC, 1, persist_seconds=60)
+    assert wire.redis.zscore(EXPIRY, member(1)) == wire.redis.execute_command("PEXPIRETIME", LINK)
+
+
+async def test_load_of_an_expired_link_goes_without_anybody_touching_the_link(
+    aexecutor: StatefulExecutor, raw: redis.Redis
+) -> None:
+    raw.hset(STATE, mapping={"0": "Ready", "1": "Ready"})
+    await aexecutor.set_linked_pod(NS, "stays", SVC, 1)
+    await aexecutor.set_linked_pod(NS, UID, SVC, 0, persist_seconds=1)
+    await aexecutor.set_linked_pod(NS, "also", SVC, 0, persist_seconds=1)
+    assert await aexecutor.get_service(NS, SVC) == Service({0: "Ready", 1: "Ready"}, {0: 2, 1: 1})
+
+    async def settled() -> bool:
+        return await aexecutor.get_service(NS, SVC) == Service({0: "Ready", 1: "Ready"}, {0: 0, 1: 1})
+
+    await until_async(settled, 5, "the loads of both expired links to be gone")
+    assert raw.exists(EXPIRY) == 0
+
+
+@pytest.mark.parametrize("how", ["compute", "reserve"])
+async def test_whoever_picks_settles_first(aexecutor: StatefulExecutor, raw: redis.Redis, how: str) -> None:
+    raw.hset(STATE, mapping={"0": "Ready", "1": "Ready"})
+    for uid in ("a", "b", "c"):
+        await aexecutor.set_linked_pod(NS, uid, SVC, 0, persist_seconds=1)
+    for uid in ("d", "e"):
+        await aexecutor.set_linked_pod(NS, uid, SVC, 1)
+    await until_async(lambda: not raw.exists("sf:{games:lk:c}lobby"), 5, "the last temporary link to expire")
+    if how == "compute":
+        assert await aexecutor.compute_linked_pod_if_absent(NS, UID, SVC) == 0
+    else:
+        assert await aexecutor.run(operations.reserve_service_pod(NS, SVC)) == 0
+        await aexecutor.run(operations.release_service_pod(NS, SVC, 0))
+    assert raw.exists(EXPIRY) == 0
+
+
+@pytest.mark.parametrize("again", [temporary(0), permanent(0), temporary(1), permanent(1)])
+async def test_new_link_before_the_expired_one_was_settled(
+    aexecutor: StatefulExecutor, raw: redis.Redis, wire: Wire, again: Step
+) -> None:
+    await aexecutor.set_linked_pod(NS, UID, SVC, 0, persist_seconds=1)
+    await until_async(lambda: not raw.exists(LINK), 5, "the link to expire")
+    assert wire.loads() == {"0": "1"}
+    await again(Awaited(aexecutor))
+    pod = int(raw.get(LINK) or -1)
+    assert {pod: 1} == {p: n for p, n in (await aexecutor.get_service(NS, SVC)).loads.items() if n}
+
+
+async def test_mass_expiry_is_settled_in_bounded_steps(executor: Awaited, raw: redis.Redis) -> None:
+    raw.hset("sf:{games:state:lobby}load", "0", "1500")
+    raw.zadd(EXPIRY, {f"0 sf:{{games:lk:u{number}}}lobby": 1 for number in range(1500)})
+    assert (await executor.get_service(NS, SVC)).loads == {0: 500}
+    assert (await executor.get_service(NS, SVC)).loads == {}
+    assert raw.keys() == []
+
+
+@pytest.mark.usefixtures("leaves_orphans")
+async def test_load_never_falls_below_zero(executor: Awaited, wire: Wire) -> None:
+    # Another client linked it without counting; taking it over and removing it must not leave a negative load.
+    wire("statefulSetLink", [LINK, "sf:{games:lk:player-42}"], SVC, 1, -1)
+    await executor.remove_linked_pod(NS, UID, SVC)
+    assert wire.loads() == {}
+
+
+async def test_service_lists_pods_without_load_and_load_without_pods(executor: Awaited) -> None:
+    await executor.set_service_state(NS, SVC, 0, "Ready")
+    await executor.set_linked_pod(NS, UID, SVC, 9)
+    assert await executor.get_service(NS, SVC) == Service(states={0: "Ready"}, loads={0: 0, 9: 1})

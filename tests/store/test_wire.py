@@ -1,0 +1,160 @@
+"""Clients of another language send the link scripts two keys and the arguments listed, on the same keys as we do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from redis.exceptions import ResponseError
+
+from podlink.store import scripts
+from sandbox.processes import until_async
+from store.harness import LINK, LINKS, NS, STATE, SVC, UID, Awaited, Wire
+
+if TYPE_CHECKING:
+    import redis
+
+    from sandbox.redis_servers import RedisServer
+
+# They keep no load (compute apart), so loads and links do not add up until the recount.
+pytestmark = pytest.mark.usefixtures("leaves_orphans")
+
+BOTH = [LINK, LINKS]
+
+
+def test_set_link(wire: Wire) -> None:
+    assert wire("statefulSetLink", BOTH, SVC, 0, -1) == -1
+    assert wire("statefulSetLink", BOTH, SVC, 3, 60) == "0"
+    assert 55_000 < wire.milliseconds(LINK) <= 60_000
+    assert wire("statefulSetLink", BOTH, SVC, 3, "-1") == "3"
+    assert wire.milliseconds(LINK) == -1
+    assert sorted(wire.redis.keys()) == sorted(BOTH)
+
+
+def test_set_link_gives_the_field_a_time_to_live_too(wire: Wire, server: RedisServer) -> None:
+    if server.kind != "valkey":
+        pytest.skip("this server cannot expire a field; one with HPEXPIREAT would un-skip it")
+    wire("statefulSetLink", BOTH, SVC, 3, 60)
+    assert 55_000 < wire.field_milliseconds(LINKS, SVC) <= 60_000
+
+
+def test_try_set_link(wire: Wire) -> None:
+    assert wire("statefulTrySetLink", BOTH, SVC, 0, -1) == ["0", 1]
+    assert wire("statefulTrySetLink", BOTH, SVC, 1, -1) == ["0", 0]
+    assert wire("statefulTrySetLink", BOTH, SVC, 1, -1, 2) == ["0", 0]
+    assert wire("statefulTrySetLink", BOTH, SVC, 1, 60, 0) == ["1", 1]
+    assert wire("statefulTrySetLink", BOTH, SVC, 2, -1) == ["2", 1]
+
+
+def test_set_link_if_absent(wire: Wire) -> None:
+    assert wire("statefulSetLinkIfAbsent", BOTH, SVC, 0, -1) == "0"
+    assert wire("statefulSetLinkIfAbsent", BOTH, SVC, 1, -1) == "0"
+
+
+def test_remove_link(wire: Wire) -> None:
+    assert wire("statefulRemoveLink", BOTH, SVC, 0) == 0
+    wire("statefulSetLink", BOTH, SVC, 0, -1)
+    assert wire("statefulRemoveLink", BOTH, SVC, 60) == 1
+    assert wire.redis.keys() == [LINK]
+    assert 55_000 < wire.milliseconds(LINK) <= 60_000
+    assert wire("statefulRemoveLink", BOTH, SVC, -1) == 1
+    assert wire.redis.keys() == []
+
+
+def test_remove_link_with_id(wire: Wire) -> None:
+    wire("statefulSetLink", BOTH, SVC, 0, -1)
+    assert wire("statefulRemoveLinkWithId", BOTH, SVC, 1, 0) == 0
+    assert wire("statefulRemoveLinkWithId", BOTH, SVC, 0, 0) == 1
+    assert wire.redis.keys() == []
+
+
+@pytest.mark.parametrize("keys", [[LINK, LINKS], [LINK]])
+def test_get_link_if_persist(wire: Wire, keys: list[str]) -> None:
+    assert wire("statefulGetLinkIfPersist", keys) == -1
+    wire.redis.set(LINK, "0")
+    assert wire("statefulGetLinkIfPersist", keys) == "0"
+    wire.redis.expire(LINK, 60)
+    assert wire("statefulGetLinkIfPersist", keys) == -1
+
+
+@pytest.mark.parametrize("keys", [[LINK, LINKS], [LINKS]])
+def test_get_link_service(wire: Wire, keys: list[str]) -> None:
+    assert wire("statefulGetLinkService", keys) == []
+    wire("statefulSetLink", BOTH, SVC, 0, -1)
+    wire("statefulSetLink", ["sf:{games:lk:player-42}arena", LINKS], "arena", 1, -1)
+    found = wire("statefulGetLinkService", keys)
+    assert dict(zip(found[::2], found[1::2], strict=True)) == {SVC: "0", "arena": "1"}
+
+
+async def test_compute_derives_the_services_keys(wire: Wire, executor: Awaited) -> None:
+    wire.redis.hset(STATE, mapping={"0": "Ready", "1": "Ready"})
+    first = int(wire("statefulComputeLinkIfAbsent", BOTH, SVC, -1))
+    assert await executor.get_linked_services(NS, UID) == {SVC: first}
+    assert (await executor.get_service(NS, SVC)).loads == {first: 1, 1 - first: 0}
+    assert await executor.compute_linked_pod_if_absent(NS, "second", SVC) == 1 - first
+    assert wire("statefulComputeLinkIfAbsent", BOTH, SVC, 60) == str(first)
+    assert await executor.get_linked_pod_if_persist(NS, UID, SVC) == first
+
+
+def test_compute_refuses_a_hash_it_cannot_derive_from(wire: Wire) -> None:
+    with pytest.raises(ResponseError, match="is not the hash of a uid"):
+        wire("statefulComputeLinkIfAbsent", ["a", "b"], SVC, -1)
+
+
+async def test_both_see_each_others_links(wire: Wire, executor: Awaited) -> None:
+    wire("statefulSetLink", BOTH, SVC, 0, -1)
+    assert await executor.get_linked_pod(NS, UID, SVC) == 0
+    assert await executor.try_set_linked_pod(NS, UID, SVC, 1) == (False, 0)
+    assert await executor.set_linked_pod(NS, UID, SVC, 2, persist_seconds=60) == 0
+    assert wire("statefulSetLinkIfAbsent", BOTH, SVC, 5, -1) == "2"
+    assert wire("statefulTrySetLink", BOTH, SVC, 3, -1) == ["3", 1]
+    assert await executor.remove_linked_pod_with_id(NS, UID, SVC, 2) is False
+    assert await executor.remove_linked_pod_with_id(NS, UID, SVC, 3) is True
+    assert wire("statefulGetLinkService", [LINKS]) == []
+
+
+async def test_moving_a_link_another_client_left_temporary(wire: Wire, executor: Awaited) -> None:
+    # The original client sets the string's time to live only; ours must not take it for a counted link.
+    await executor.set_linked_pod(NS, "counted", SVC, 1)
+    wire.redis.set(LINK, "1", ex=60)
+    wire.redis.hset(LINKS, SVC, "1")
+    await executor.set_linked_pod(NS, UID, SVC, 2)
+    assert wire.loads() == {"1": "1", "2": "1"}
+
+
+async def test_link_set_by_us_and_ended_by_another_client_gives_its_load_back(wire: Wire, executor: Awaited) -> None:
+    await executor.set_linked_pod(NS, UID, SVC, 1, persist_seconds=1)
+    assert wire("statefulRemoveLink", BOTH, SVC, 0) == 1
+
+    async def settled() -> bool:
+        return not (await executor.get_service(NS, SVC)).loads
+
+    await until_async(settled, 5, "the load to go when the link would have expired")
+
+
+def test_every_script_is_sent_whole_by_eval_too(raw: redis.Redis) -> None:
+    text = scripts.SET_LINK.text
+    assert raw.eval(text, 2, LINK, LINKS, SVC, "4", "-1") == -1
+    assert raw.hgetall(LINKS) == {SVC: "4"}
+
+
+def test_every_script_loads_under_the_digest_we_call_it_by(raw: redis.Redis) -> None:
+    assert [raw.script_load(script.text) for script in scripts.ALL] == [script.sha1 for script in scripts.ALL]
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("statefulSetLink", [SVC, "1", "soon"]),
+        ("statefulTrySetLink", [SVC, "1", "soon"]),
+        ("statefulSetLinkIfAbsent", [SVC, "1", "soon"]),
+        ("statefulComputeLinkIfAbsent", [SVC, "soon"]),
+        ("statefulRemoveLink", [SVC, "soon"]),
+        ("statefulRemoveLinkWithId", [SVC, "1", "soon"]),
+    ],
+)
+def test_a_time_to_live_that_is_no_number_writes_nothing(wire: Wire, name: str, arguments: list[str]) -> None:
+    wire.redis.hset(STATE, "0", "Ready")
+    with pytest.raises(ResponseError):
+        wire(name, BOTH, *arguments)
+    assert wire.redis.keys() == [STATE]

@@ -1,0 +1,76 @@
+"""Three places describe a script: the contract (here, as literals), the header of its file, and its declaration."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+
+import pytest
+
+from podlink.store import scripts
+from podlink.store.scripts import Script
+
+LUA = Path(__file__).parents[2] / "lua"
+
+# What clients in other languages rely on: name, the keys they send, the arguments in order ("?" may be left out).
+CONTRACT = {
+    "statefulSetLink": (2, "svc podId persist"),
+    "statefulTrySetLink": (2, "svc podId persist expected?"),
+    "statefulSetLinkIfAbsent": (2, "svc podId persist"),
+    "statefulRemoveLink": (2, "svc persist"),
+    "statefulRemoveLinkWithId": (2, "svc podId persist"),
+    "statefulGetLinkIfPersist": (2, ""),
+    "statefulComputeLinkIfAbsent": (2, "svc persist"),
+    "statefulGetLinkService": (2, ""),
+    "statefulSetState": (1, "podId state version?"),
+    "statefulGetServicePod": (1, "podId?"),
+    "statefulGetService": (1, ""),
+}
+
+
+def header(script: Script) -> str:
+    match = re.match(r"--\[\[\n(.*?)\n\]\]\n", script.text, re.DOTALL)
+    assert match, f"{script.name}.lua does not begin with a header"
+    return match.group(1)
+
+
+def described(script: Script, kind: str) -> tuple[str, ...]:
+    """The names a header gives to KEYS or ARGV, marked like the declaration's."""
+    lines = re.findall(rf"^  {kind}\[(\d+)\] (\w+) *(.*)$", header(script), re.MULTILINE)
+    assert [int(number) for number, _, _ in lines] == list(range(1, len(lines) + 1))
+    return tuple(name + ("?" if text.startswith("optional") else "") for _, name, text in lines)
+
+
+def test_these_eleven_scripts_and_no_others() -> None:
+    assert {path.stem for path in LUA.glob("*")} == set(CONTRACT)
+    assert [script.name for script in scripts.ALL] == list(dict.fromkeys(script.name for script in scripts.ALL))
+    assert {script.name for script in scripts.ALL} == set(CONTRACT)
+
+
+@pytest.mark.parametrize("script", scripts.ALL, ids=lambda script: script.name)
+class TestScript:
+    def test_declaration_keeps_the_contract(self, script: Script) -> None:
+        sent_keys, args = CONTRACT[script.name]
+        assert script.args == tuple(args.split())
+        assert all(key.endswith("?") for key in script.keys[sent_keys:])
+        assert len(script.keys) >= sent_keys
+
+    def test_header_agrees_with_the_declaration(self, script: Script) -> None:
+        assert described(script, "KEYS") == script.keys
+        assert described(script, "ARGV") == script.args
+        assert f"  Returns {script.reply}" in header(script)
+
+    def test_body_uses_the_keys_and_arguments_of_its_header(self, script: Script) -> None:
+        body = script.text.removeprefix(f"--[[\n{header(script)}\n]]\n")
+        for kind, names in (("KEYS", script.keys), ("ARGV", script.args)):
+            used = {int(number) for number in re.findall(rf"{kind}\[(\d+)\]", body)}
+            assert used <= set(range(1, len(names) + 1))
+
+    def test_text_is_the_file_and_the_digest_is_its_own(self, script: Script) -> None:
+        assert script.text == (LUA / f"{script.name}.lua").read_text(encoding="utf-8")
+        assert script.sha1 == hashlib.sha1(script.text.encode(), usedforsecurity=False).hexdigest()
+
+    def test_lines_fit(self, script: Script) -> None:
+        lines = script.text.splitlines()
+        assert all(len(line) <= 120 and line == line.rstrip() and "\t" not in line for line in lines)
