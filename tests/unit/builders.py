@@ -174,7 +174,7 @@ def facts(
     record: LinkRecord = NO_LINK,
     service: ServiceView | None = None,
     *,
-    holder: str | None = None,
+    holder: PodLink | None = None,
     now: datetime = NOW,
     acted: bool = False,
     replaced: int | None = None,

@@ -51,6 +51,13 @@ if TYPE_CHECKING:
 TRY, SET, ABSENT = Policy.TRY_SET, Policy.SET, Policy.IF_ABSENT
 KEEP, RELINK, RELEASE = OnPodLoss.KEEP, OnPodLoss.RELINK, OnPodLoss.RELEASE
 
+
+def older(pod_id: int | None, policy: Policy = TRY) -> PodLink:
+    """Another PodLink for the same uid and service, which holds the link."""
+    return podlink(pod_id, policy, name="older")
+
+
+
 Report = tuple[Phase, Reason, int | None, bool | None]
 """Phase, reason, podId and `owned`."""
 
@@ -902,33 +909,45 @@ def test_moves(given: Facts, expected: Said) -> None:
 
 @table(
     {
-        "the younger of two does not link": (facts(podlink(1), holder="older"), DUPLICATE),
+        "the younger of two does not link": (facts(podlink(1), holder=older(2)), DUPLICATE),
         "the younger of two does not report the older one's link": (
-            facts(podlink(1), permanent(1), holder="older"),
+            facts(podlink(1), permanent(1), holder=older(2)),
             DUPLICATE,
         ),
         "the younger of two releases the link it has": (
-            facts(podlink(1, TRY, linked(1)), permanent(1), holder="older"),
+            facts(podlink(1, TRY, linked(1)), permanent(1), holder=older(2)),
+            ReleaseLink(1, 0),
+        ),
+        "the younger of two leaves its link to the older, which wants that pod": (
+            facts(podlink(1, TRY, linked(1)), permanent(1), holder=older(1)),
+            DUPLICATE,
+        ),
+        "the younger of two leaves its link to the older, which takes any pod": (
+            facts(podlink(1, TRY, linked(1)), permanent(1), holder=older(None, Policy.SET)),
+            DUPLICATE,
+        ),
+        "the younger of two releases its link for an older that would only adopt it": (
+            facts(podlink(1, TRY, linked(1)), permanent(1), holder=older(1, ABSENT)),
             ReleaseLink(1, 0),
         ),
         "the younger of two reports once its link is gone": (
-            facts(podlink(1, TRY, linked(1)), NO_LINK, holder="older", acted=True),
+            facts(podlink(1, TRY, linked(1)), NO_LINK, holder=older(2), acted=True),
             DUPLICATE,
         ),
         "the younger of two leaves a link to another pod": (
-            facts(podlink(1, TRY, linked(1)), permanent(2), holder="older"),
+            facts(podlink(1, TRY, linked(1)), permanent(2), holder=older(2)),
             DUPLICATE,
         ),
         "the younger of two leaves a link in its reconnect window": (
-            facts(podlink(1, TRY, linked(1)), window(1), holder="older"),
+            facts(podlink(1, TRY, linked(1)), window(1), holder=older(2)),
             DUPLICATE,
         ),
         "the younger of two leaves the link it adopted": (
-            facts(podlink(1, ABSENT, adopted(1)), permanent(1), holder="older"),
+            facts(podlink(1, ABSENT, adopted(1)), permanent(1), holder=older(2)),
             DUPLICATE,
         ),
         "the younger of two stays settled": (
-            facts(podlink(1, TRY, reported(Phase.EXPIRED, Reason.EXPIRED), persist=60), holder="older"),
+            facts(podlink(1, TRY, reported(Phase.EXPIRED, Reason.EXPIRED), persist=60), holder=older(2)),
             EXPIRED,
         ),
         "the younger of two links when it is the only one": (
@@ -983,15 +1002,15 @@ def deleted(pod_id: int | None, status: Status, policy: Policy = TRY, **fields: 
             "let go",
         ),
         "the older PodLink's link stays": (
-            facts(deleted(1, reported(Phase.CONFLICT, Reason.DUPLICATE)), permanent(1), holder="older"),
+            facts(deleted(1, reported(Phase.CONFLICT, Reason.DUPLICATE)), permanent(1), holder=older(2)),
             "let go",
         ),
         "the older PodLink's link stays though nothing was reported": (
-            facts(deleted(None, NEW), permanent(1), holder="older"),
+            facts(deleted(None, NEW), permanent(1), holder=older(2)),
             "let go",
         ),
         "our link is released before the older PodLink takes over": (
-            facts(deleted(1, linked(1)), permanent(1), holder="older"),
+            facts(deleted(1, linked(1)), permanent(1), holder=older(2)),
             ReleaseLink(1, 0),
         ),
         "a link written but not reported is released": (facts(deleted(1, NEW), permanent(1)), ReleaseLink(1, 0)),
@@ -1269,7 +1288,7 @@ YOUNGER_MESSAGE = (
             "uid player-42 has a permanent link to pod 2 (lobby-2); it is taken over when released",
         ),
         (
-            facts(podlink(1), holder="older"),
+            facts(podlink(1), holder=older(2)),
             YOUNGER_MESSAGE,
         ),
         (facts(podlink(7)), "service lobby has no pod 7"),

@@ -248,12 +248,11 @@ class World:
         self.queue += sorted(name for _, name in keys if name not in self.queue)
 
     def facts(self, link: PodLink, *, acted: bool = False, replaced: int | None = None) -> Facts:
-        holder = self.registry.holder(link)
         return Facts(
             link=link,
             record=self.redis.record(),
             service=self.service,
-            holder=holder.name if holder else None,
+            holder=self.registry.holder(link),
             now=self.now,
             acted=acted,
             replaced=replaced,

@@ -185,12 +185,11 @@ class Reconciler:
 
     def facts(self, link: PodLink, record: LinkRecord, *, acted: bool = False, replaced: int | None = None) -> Facts:
         """Put together what a decision on a PodLink rests on."""
-        holder = self._links.holder(link)
         return Facts(
             link=link,
             record=record,
             service=self._inventory.view(link.namespace, link.spec.service),
-            holder=holder.name if holder else None,
+            holder=self._links.holder(link),
             now=datetime.now(UTC),
             acted=acted,
             replaced=replaced,

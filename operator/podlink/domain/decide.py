@@ -56,8 +56,8 @@ class Facts(msgspec.Struct, frozen=True):
     link: PodLink
     record: LinkRecord
     service: ServiceView
-    holder: str | None
-    """Name of the older PodLink for the same uid and service, if there is one."""
+    holder: PodLink | None
+    """The older PodLink for the same uid and service, if there is one."""
     now: datetime
     acted: bool = False
     """Whether an action of this same reconciliation went before."""
@@ -257,13 +257,17 @@ def _duplicate(case: _Case) -> Decision | None:
     if holder is None:
         return None
     linked = case.record.pod_id
-    if case.status.owned and linked is not None and linked == case.status.pod_id and not case.record.in_window:
+    ours = case.status.owned and linked is not None and linked == case.status.pod_id and not case.record.in_window
+    # What the holder would link to itself is left to it, so that the user is not unlinked in between. Under IfAbsent
+    # it would only adopt the link, and nobody would own it any more.
+    inherited = holder.spec.policy is not Policy.IF_ABSENT and holder.spec.pod_id in (None, linked)
+    if ours and linked is not None and not inherited:
         return Decision(action=ReleaseLink(linked, 0))
     return _report(
         case,
         Phase.CONFLICT,
         Reason.DUPLICATE,
-        f"PodLink {holder} is older and links uid {case.spec.uid} to service {case.spec.service}; "
+        f"PodLink {holder.name} is older and links uid {case.spec.uid} to service {case.spec.service}; "
         f"this one takes over when that one is deleted",
     )
 
