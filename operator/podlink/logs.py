@@ -32,6 +32,21 @@ def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
 
 
+class BriefLibraryErrors(logging.Filter):
+    """Reduces tracebacks of Kopf's own machinery to the error: the API server was away, which is no fault in the code.
+
+    What handlers raise (logger `kopf.objects`) keeps its traceback.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and record.name.startswith("kopf.") and record.name != "kopf.objects":
+            record.error = f"{type(error).__name__}: {error}"
+            record.exc_info = record.exc_text = None
+        return True
+
+
 class TextFormatter(logging.Formatter):
     """`time level logger message field=value ...`."""
 
@@ -63,6 +78,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
     """Send all logs of the process to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.addFilter(BriefLibraryErrors())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name, level in _NOISY.items():
         logging.getLogger(name).setLevel(level)

@@ -1,8 +1,10 @@
 """A picture of services, pods and PodLinks for people, from Redis and the cluster, as tables or as lines."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import click
 import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
@@ -55,12 +57,11 @@ async def show(redis_url: str, namespaces: Sequence[str]) -> None:
             snapshot = await gather(cluster, executor, namespaces)
     finally:
         await cluster.aclose()
-    console = Console()
-    if console.is_terminal:
-        console.print(draw(snapshot))
+    if sys.stdout.isatty():
+        Console().print(draw(snapshot))
     else:
         for line in lines(snapshot):
-            console.print(line, markup=False, highlight=False, soft_wrap=True)
+            click.echo(line)
 
 
 async def gather(cluster: Cluster, executor: StatefulExecutor, namespaces: Sequence[str]) -> Snapshot:
@@ -96,7 +97,7 @@ def draw(snapshot: Snapshot) -> RenderableType:
     """Return the picture as two tables."""
     services = Table("Namespace", "Service", "Workload", "Pod", "State", "Links", title="Services")
     for entry in snapshot.services:
-        head = [Text(entry.namespace), Text(entry.name), _colored(entry.state)]
+        head = [Text(entry.namespace), Text(printable(entry.name)), _colored(entry.state)]
         if not entry.service.states:
             services.add_row(*head)
         for pod_id, state in sorted(entry.service.states.items()):
@@ -105,7 +106,7 @@ def draw(snapshot: Snapshot) -> RenderableType:
     links = Table("Namespace", "PodLink", "Uid", "Service", "Pod", "Phase", "Reason", title="PodLinks")
     for link in snapshot.links:
         # As Text, because a uid may hold what rich would take for its markup.
-        words = (*link.key, link.spec.uid, link.spec.service, _pod(link))
+        words = (*link.key, printable(link.spec.uid), printable(link.spec.service), _pod(link))
         links.add_row(*map(Text, words), _colored(link.status.phase), link.status.reason)
     return Group(services, links)
 
@@ -118,11 +119,19 @@ def lines(snapshot: Snapshot) -> list[str]:
             f"{pod_id}={state}({entry.service.loads.get(pod_id, 0)})"
             for pod_id, state in sorted(entry.service.states.items())
         )
-        text.append(f"service {entry.namespace}/{entry.name} {entry.state or '-'} {pods}".rstrip())
+        text.append(f"service {entry.namespace}/{printable(entry.name)} {entry.state or '-'} {pods}".rstrip())
     for link in snapshot.links:
-        phase = link.status.phase or "-"
-        text.append(f"podlink {link.namespace}/{link.name} uid={link.spec.uid} {phase} pod={_pod(link) or '-'}")
+        phase, reason = link.status.phase or "-", link.status.reason or "-"
+        text.append(
+            f"podlink {link.namespace}/{link.name} uid={printable(link.spec.uid)} "
+            f"service={printable(link.spec.service)} {phase} reason={reason} pod={_pod(link) or '-'}"
+        )
     return text
+
+
+def printable(text: str) -> str:
+    """Return a name with what would break a line, or turn its direction, as escapes: a uid may hold such characters."""
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
 
 
 def _pod(link: PodLink) -> str:

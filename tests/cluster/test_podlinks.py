@@ -364,13 +364,18 @@ def test_a_pod_that_is_scaled_away(kube: Kube, wire: Wire, gateway: sync.Statefu
     kube.scale("tide", 1)
     eventually(lambda: kube.report("keeper"), ("Linked", "PodLost", 1))
     assert ready(kube.status("keeper"))["status"] == "False"
-    assert kube.message("keeper") == "pod 1 (tide-1) is gone for good; the link is kept (onPodLoss: Keep)"
+    assert (
+        kube.message("keeper") == "pod 1 (tide-1) is no longer part of its service; the link is kept (onPodLoss: Keep)"
+    )
     assert wire.link("keeper", "tide") == ("1", "1")
     eventually(lambda: kube.report("mover"), ("Linked", "Linked", 0))
     assert kube.status("mover")["previousPodId"] == 1
     assert wire.link("mover", "tide") == ("0", "0")
     eventually(lambda: kube.report("quitter"), ("Released", "PodLost", None))
-    assert kube.message("quitter") == "pod 1 (tide-1) is gone for good; the link was released (onPodLoss: Release)"
+    assert (
+        kube.message("quitter")
+        == "pod 1 (tide-1) is no longer part of its service; the link was released (onPodLoss: Release)"
+    )
     assert wire.link("quitter", "tide") == NO_LINK
 
     kube.scale("tide", 2)
@@ -396,7 +401,7 @@ def test_a_workload_that_is_deleted(kube: Kube, wire: Wire) -> None:
     kube.delete("statefulsets", "gone")
     eventually(lambda: kube.report("loyal"), ("Linked", "PodLost", 0))
     eventually(lambda: kube.report("flexible"), ("Linked", "PodLost", 0))
-    assert kube.message("flexible") == "pod 0 (gone-0) is gone for good; relinks when a pod is Ready"
+    assert kube.message("flexible") == "pod 0 (gone-0) is no longer part of its service; relinks when a pod is Ready"
     eventually(lambda: kube.report("done"), ("Released", "PodLost", None))
     assert [wire.link(name, "gone") for name in ("loyal", "flexible", "done")] == [("0", "0"), ("0", "0"), NO_LINK]
 

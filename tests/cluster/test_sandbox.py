@@ -140,7 +140,7 @@ def run(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Run]:
 @pytest.mark.cluster
 def test_run_shows_what_happens_until_it_is_told_to_end(run: Run) -> None:
     run.await_ready()
-    run.await_line("podlink default/player-42 uid=player-42 Linked pod=2")
+    run.await_line("podlink default/player-42 uid=player-42 service=lobby Linked reason=Linked pod=2")
     cluster = Cluster(run.directory / "kubeconfig")
     cluster.kubectl("delete", "podlink", "player-42")
     cluster.kubectl("scale", "statefulset", "lobby", "--replicas=2")

@@ -158,7 +158,7 @@ def test_a_pod_without_a_usable_id_is_left_out_and_told_of(kube: Kube, wire: Wir
         "set label podlink.io/pod-id to an integer from 0 to 2147483647"
     )
     assert told in [entry["message"] for entry in operator.log()]
-    assert operator.metric("podlink_unidentified_pods_total") >= 1
+    assert operator.metric('podlink_unidentified_objects_total{kind="Pod"}') >= 1
 
 
 def test_ordinals_start_counts(kube: Kube, wire: Wire) -> None:

@@ -40,17 +40,26 @@ class RedisServer:
         kind: "valkey" (expires single hash fields) or "redis" (Debian's 7.0 does not).
         password: clients have to give it; none is asked for by default.
         data_dir: keep the data there, over restarts. Left out, a restart loses it.
+        log_path: keep the log there. Left out, it goes with the server.
 
     Attributes:
         port: where it listens, from the first start on.
     """
 
-    def __init__(self, kind: Kind = "valkey", *, password: str | None = None, data_dir: Path | None = None) -> None:
+    def __init__(
+        self,
+        kind: Kind = "valkey",
+        *,
+        password: str | None = None,
+        data_dir: Path | None = None,
+        log_path: Path | None = None,
+    ) -> None:
         self.kind: Kind = kind
         self.port = 0
         self._password = password
         self._data_dir = data_dir
         self._scratch = tempfile.TemporaryDirectory(prefix="podlink-redis-")
+        self.log_path = log_path or Path(self._scratch.name) / "server.log"
         self._process: Process | None = None
 
     @property
@@ -73,7 +82,7 @@ class RedisServer:
         """
         for _ in range(_ATTEMPTS):
             self.port = self.port or free_port()
-            self._process = spawn(self._argv(), log_path=Path(self._scratch.name) / "server.log")
+            self._process = spawn(self._argv(), log_path=self.log_path)
             until(lambda: not self.process.alive or self._answers(), _START_SECONDS, f"{self.kind} on port {self.port}")
             if self._process.alive:
                 return self

@@ -14,6 +14,7 @@ import os
 import shlex
 import shutil
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -61,7 +62,7 @@ def main() -> None:
     directory = Path(os.environ.get("PODLINK_SANDBOX_DIR") or REPOSITORY / ".sandbox").absolute()
     started = time.monotonic()
     try:
-        with ended_by_signal(), only_one(directory), sandbox(directory) as running:
+        with ended_by_signal(), only_one(directory), scratch(directory / "tmp"), sandbox(directory) as running:
             deploy_samples(running)
             console.print(f"\nready after {time.monotonic() - started:.0f} s\n\n{instructions(running)}\n")
             asyncio.run(show(running))
@@ -95,6 +96,19 @@ def only_one(directory: Path) -> Iterator[None]:
 
 
 @contextlib.contextmanager
+def scratch(directory: Path) -> Iterator[None]:
+    """Have temporary files in here; what a run that was killed leaves goes with the next one."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    before, tempfile.tempdir = tempfile.tempdir, str(directory)
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@contextlib.contextmanager
 def sandbox(directory: Path) -> Iterator[Sandbox]:
     """Start everything, with nothing in it; the files for the user's second terminal are there as long as it runs."""
     redis_data = directory / "redis"
@@ -106,7 +120,7 @@ def sandbox(directory: Path) -> Iterator[Sandbox]:
         say("starting the control plane")
         cluster = stack.enter_context(ControlPlane(directory / "control-plane"))
         say("starting Valkey and the operator")
-        redis = stack.enter_context(RedisServer("valkey", data_dir=redis_data))
+        redis = stack.enter_context(RedisServer("valkey", data_dir=redis_data, log_path=directory / "valkey.log"))
         operator = stack.enter_context(start_operator(directory, cluster, redis))
         stack.callback(kubeconfig.unlink, missing_ok=True)
         shutil.copy(cluster.kubeconfig, kubeconfig)
@@ -142,7 +156,9 @@ def start_operator(directory: Path, cluster: Cluster, redis: RedisServer) -> Pro
 
 def operator_environment(cluster: Cluster) -> Mapping[str, str]:
     """The user's settings for operators elsewhere (PODLINK_NAMESPACE, …) are not meant for this one."""
-    return {name: value for name, value in cluster.environment.items() if not name.startswith("PODLINK_")}
+    inherited = {name: value for name, value in cluster.environment.items() if not name.startswith("PODLINK_")}
+    # The Kubernetes client writes the certificates of a kubeconfig to temporary files; killed, it would leave them.
+    return inherited | {"TMPDIR": tempfile.gettempdir()}
 
 
 def deploy_samples(running: Sandbox) -> None:
@@ -150,11 +166,12 @@ def deploy_samples(running: Sandbox) -> None:
     say("deploying the samples")
     cluster = running.cluster
     cluster.kubectl("wait", "--for=create", "--timeout=30s", "serviceaccount/default", "-n", NAMESPACE)
-    cluster.kubectl("apply", "-n", NAMESPACE, "-f", SAMPLES / "lobby.yaml", "-f", SAMPLES / "podlinks.yaml")
-
     try:
         timeout = f"--timeout={TIMEOUT_SECONDS}s"
+        cluster.kubectl("apply", "-n", NAMESPACE, "-f", SAMPLES / "lobby.yaml")
+        # A PodLink that wants the least loaded Ready pod takes the first one when it is applied before the others are.
         cluster.kubectl("rollout", "status", "statefulset/lobby", "-n", NAMESPACE, timeout)
+        cluster.kubectl("apply", "-n", NAMESPACE, "-f", SAMPLES / "podlinks.yaml")
         linked = "--for=jsonpath={.status.phase}=Linked"
         cluster.kubectl("wait", linked, "podlinks", "--all", "-n", NAMESPACE, timeout)
     except KubectlError:
@@ -173,12 +190,14 @@ def instructions(running: Sandbox) -> str:
         lines.append(f"  export PATH={shlex.quote(str(KUBECTL.parent))}:$PATH")
     lines += [
         "  kubectl get podlinks",
+        "  kubectl describe podlink player-7",
         "  kubectl scale statefulset lobby --replicas=2",
         "  kubectl delete podlink player-42",
         "  kubectl apply -f deploy/samples/podlinks.yaml",
         f"  podlink status --redis-url {running.redis.url}",
         "",
-        f"Logs: {running.operator.log_path}, {running.cluster.directory}/*.log",
+        "The pods are simulated: they become Ready, but run nothing.",
+        f"Logs: {running.operator.log_path}, {running.redis.log_path}, {running.cluster.directory}/*.log",
         "Ctrl-C here ends it all.",
     ]
     return "\n".join(lines)
@@ -218,19 +237,24 @@ async def show_table(running: Sandbox, reader: Reader, executor: StatefulExecuto
 
 async def show_lines(running: Sandbox, reader: Reader, executor: StatefulExecutor) -> None:
     shown: dict[str, str] = {}
+    failure = ""
     while True:
         check_all(running)
         try:
             lines = status.lines(await status.gather(reader, executor, [NAMESPACE]))
         except PodLinkError as error:
-            lines = [f"{error}"]
-        current = {subject(line): line for line in lines}
-        for key in shown.keys() - current.keys():
-            say(f"{key} is gone")
-        for key, line in current.items():
-            if shown.get(key) != line:
-                say(line)
-        shown = current
+            if str(error) != failure:
+                say(f"cannot read the state: {error}")
+            failure = str(error)
+        else:
+            failure = ""
+            current = {subject(line): line for line in lines}
+            for key in shown.keys() - current.keys():
+                say(f"{key} is gone")
+            for key, line in current.items():
+                if shown.get(key) != line:
+                    say(line)
+            shown = current
         await asyncio.sleep(REFRESH_SECONDS)
 
 

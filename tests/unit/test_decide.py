@@ -57,7 +57,6 @@ def older(pod_id: int | None, policy: Policy = TRY) -> PodLink:
     return podlink(pod_id, policy, name="older")
 
 
-
 Report = tuple[Phase, Reason, int | None, bool | None]
 """Phase, reason, podId and `owned`."""
 
@@ -599,7 +598,7 @@ GONE_AND_NO_OTHER = lobby(ready=(), replicas=1)
         ),
         "a kept link is fine again when its pod is back": (
             facts(podlink(1, TRY, linked(1, reason=Reason.POD_LOST, ok=False)), permanent(1)),
-            is_linked(1),
+            LINKED_TO_1,
         ),
         "Keep leaves a picked link": (facts(podlink(None, TRY, linked(1)), permanent(1), GONE), POD_LOST),
         "Release removes the link first": (
@@ -688,7 +687,7 @@ GONE_AND_NO_OTHER = lobby(ready=(), replicas=1)
         ),
         "Relink leaves the link when its pod is expected again": (
             facts(podlink(None, TRY, linked(1, reason=Reason.POD_LOST, ok=False), loss=RELINK), permanent(1), lobby()),
-            is_linked(1),
+            LINKED_TO_1,
         ),
         "Relink under IfAbsent announces the new link first": (
             facts(podlink(None, ABSENT, linked(1), loss=RELINK), permanent(1), GONE),
@@ -1297,19 +1296,19 @@ YOUNGER_MESSAGE = (
         (facts(minute(-1)), "the link to pod 1 (lobby-1) expired; it is not linked again"),
         (
             facts(podlink(1, TRY, linked(1)), permanent(1), GONE),
-            "pod 1 (lobby-1) is gone for good; the link is kept (onPodLoss: Keep)",
+            "pod 1 (lobby-1) is no longer part of its service; the link is kept (onPodLoss: Keep)",
         ),
         (
             facts(podlink(None, TRY, linked(1), loss=RELINK), permanent(1), GONE_AND_NO_OTHER),
-            "pod 1 (lobby-1) is gone for good; relinks when a pod is Ready",
+            "pod 1 (lobby-1) is no longer part of its service; relinks when a pod is Ready",
         ),
         (
             facts(podlink(1, TRY, linked(1), loss=RELEASE), NO_LINK, GONE),
-            "pod 1 (lobby-1) is gone for good; the link was released (onPodLoss: Release)",
+            "pod 1 (lobby-1) is no longer part of its service; the link was released (onPodLoss: Release)",
         ),
         (
             facts(podlink(None, ABSENT), permanent(7)),
-            "pod 7 (lobby-7) is gone for good; the link was not made by this PodLink and is left alone",
+            "pod 7 (lobby-7) is no longer part of its service; the link, not made by this PodLink, is left alone",
         ),
     ],
     ids=lambda value: value.replace("/", "") if isinstance(value, str) else "",

@@ -92,4 +92,6 @@ class EventRecorder:
                 except PodLinkError as error:
                     # An Event is news, not state: what it tells is in the status too.
                     self._on_dropped()
-                    logger.warning("event not sent: %s", error, extra={"namespace": namespace})
+                    # A namespace on its way out takes no Events, and nobody will look for them there.
+                    level = logging.DEBUG if "is being terminated" in str(error) else logging.WARNING
+                    logger.log(level, "event not sent: %s", error, extra={"namespace": namespace})

@@ -287,7 +287,7 @@ def _lost(case: _Case) -> Decision | None:
     held = case.held
     if held is None or case.target != held or not case.service.lost(held):
         return _released_before(case)
-    gone = f"{case.pod(held)} is gone for good"
+    gone = f"{case.pod(held)} is no longer part of its service"
     if case.spec.on_pod_loss is OnPodLoss.RELEASE:
         return Decision(action=ReleaseLink(held, 0))
     if case.spec.on_pod_loss is OnPodLoss.RELINK:
@@ -309,7 +309,7 @@ def _released_before(case: _Case) -> Decision | None:
         case,
         Phase.RELEASED,
         Reason.POD_LOST,
-        f"{case.pod(held)} is gone for good; the link was released (onPodLoss: Release)",
+        f"{case.pod(held)} is no longer part of its service; the link was released (onPodLoss: Release)",
     )
 
 
@@ -319,7 +319,9 @@ def _adopted(case: _Case) -> Decision | None:
     if case.spec.policy is not Policy.IF_ABSENT or pod_id is None or case.held is not None:
         return None
     if case.service.lost(pod_id):
-        message = f"{case.pod(pod_id)} is gone for good; the link was not made by this PodLink and is left alone"
+        message = (
+            f"{case.pod(pod_id)} is no longer part of its service; the link, not made by this PodLink, is left alone"
+        )
         return _linked(case, pod_id, Reason.POD_LOST, message, ok=False, owned=False)
     message = f"uid {case.spec.uid} was linked to {case.pod(pod_id)} before; that link is left alone on delete"
     return _linked(case, pod_id, Reason.ALREADY_LINKED, message, owned=False)
@@ -373,8 +375,9 @@ def _satisfied(case: _Case) -> Decision | None:
     if case.spec.temporary is record.permanent or case.lifetime_edited:
         return None
     reason = Reason.LINKED if case.facts.acted else Reason.ALREADY_LINKED
-    if case.status.pod_id == pod_id and case.status.reason in (Reason.LINKED, Reason.ALREADY_LINKED):
-        reason = Reason(case.status.reason)
+    if case.status.pod_id == pod_id and case.status.owned:
+        # Reported before: an outage of Redis, or a pod that was lost and came back, changes nothing about whose it is.
+        reason = Reason.ALREADY_LINKED if case.status.reason == Reason.ALREADY_LINKED else Reason.LINKED
     return _linked(case, pod_id, reason, f"uid {case.spec.uid} is linked to {case.pod(pod_id)}")
 
 

@@ -162,7 +162,7 @@ def _unavailable(operation: Operation[Any], cause: BaseException, *, maybe_appli
 
 
 def _reason(cause: BaseException) -> str:
-    text = str(cause).strip().rstrip(".") or type(cause).__name__
+    text = str(cause).strip().rstrip(".?!") or type(cause).__name__
     match cause:
         case AuthenticationError() | AuthorizationError():
             return f"Redis refused the user name or the password: {text}. Check the credentials in its URL."
@@ -266,6 +266,9 @@ def _check_url(url: str) -> None:
         # The original error quotes the part of the URL it choked on, so it is not chained.
         raise InvalidArgument(f"url cannot be read as a Redis URL: {wanted}", argument="url") from None
     if parts.scheme not in SCHEMES:
-        raise InvalidArgument(
-            f"url has the scheme {parts.scheme!r}, which is not one of Redis: {wanted}", argument="url"
-        )
+        what = f"the scheme {parts.scheme!r}, which is not one of Redis" if parts.scheme else "no scheme"
+        raise InvalidArgument(f"url has {what}: {wanted}", argument="url")
+    database = parts.path.strip("/")
+    if parts.scheme != "unix" and database and not (database.isascii() and database.isdigit()):
+        # redis-py would take database 0 instead, without a word.
+        raise InvalidArgument(f"url names the database {database!r}, which is no number: {wanted}", argument="url")
