@@ -312,8 +312,11 @@ def test_blocking_client_passed_in_with_any_settings(
     [
         ("http://:battery-staple@localhost", "has the scheme 'http'"),
         ("redis+sentinel://localhost", "has the scheme 'redis+sentinel'"),
-        ("localhost", "has the scheme ''"),
-        ("", "has the scheme ''"),
+        ("localhost", "has no scheme"),
+        ("", "has no scheme"),
+        ("redis://:battery-staple@localhost/x", "names the database 'x', which is no number"),
+        ("redis://localhost/-1", "names the database '-1', which is no number"),
+        ("redis://localhost/0/1", "names the database '0/1', which is no number"),
         ("redis://:battery-staple@localhost:battery-staple", "cannot be read"),
         ("redis://:battery-staple@localhost:99999", "cannot be read"),
         ("redis://[::1", "cannot be read"),

@@ -45,6 +45,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, arguments: list[str], environment:
         ("--redis-url", "PODLINK_REDIS_URL", "http://h:1", f"{REDIS}url has the scheme 'http', which is not one of"),
         ("--redis-url", "PODLINK_REDIS_URL", "localhost:6379", SCHEMES),
         ("--redis-url", "PODLINK_REDIS_URL", "redis://h:port", f"{REDIS}url cannot be read as a Redis URL: {SCHEMES}"),
+        ("--redis-url", "PODLINK_REDIS_URL", "redis://h:1/x", f"{REDIS}url names the database 'x', which is no number"),
         ("--namespace", "PODLINK_NAMESPACE", "Games", f"{NAMESPACE}'Games' {NAME}"),
         ("--namespace", "PODLINK_NAMESPACE", "-a", f"{NAMESPACE}'-a' {NAME}"),
         ("--namespace", "PODLINK_NAMESPACE", "a" * 64, NAME),

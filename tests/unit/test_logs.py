@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from podlink.logs import JsonFormatter, TextFormatter, configure
+from podlink.logs import BriefLibraryErrors, JsonFormatter, TextFormatter, configure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,8 +60,9 @@ def test_fields_that_are_no_plain_values_are_left_out(value: object) -> None:
     assert "weird" not in TextFormatter().format(record("ready", weird=value))
 
 
-def failed() -> logging.LogRecord:
+def failed(logger: str = "podlink.sweep") -> logging.LogRecord:
     made = record("sweep failed")
+    made.name = logger
     try:
         raise ValueError("no such service")  # noqa: TRY301 - it is the exception itself that is logged
     except ValueError:
@@ -116,3 +117,18 @@ def test_one_line_an_event_is_too_much(untouched_logging: None, capsys: pytest.C
     logging.getLogger("aiohttp.access").info("GET /healthz")
     logging.getLogger("kopf.objects").warning("a real one")
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_outage_that_kopf_meets_is_one_line() -> None:
+    entry = failed("kopf._cogs.clients.watching")
+    assert BriefLibraryErrors().filter(entry)
+    line = TextFormatter().format(entry)
+    assert line.endswith("sweep failed error='ValueError: no such service'")
+    assert "\n" not in line
+
+
+@pytest.mark.parametrize("logger", ["kopf.objects", "podlink.sweep"])
+def test_faults_of_ours_keep_their_traceback(logger: str) -> None:
+    entry = failed(logger)
+    assert BriefLibraryErrors().filter(entry)
+    assert "Traceback" in TextFormatter().format(entry)
