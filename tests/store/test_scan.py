@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from podlink import InvalidArgument, RedisUnavailable, StatefulExecutor
-from podlink.store.scan import prune_expired_fields, scan_services, supports_field_expiry
+from podlink.store.scan import scan_services, supports_field_expiry
 from store.harness import LINKS, NS, SVC, UID
 
 if TYPE_CHECKING:
@@ -68,22 +68,16 @@ async def test_keys_of_links_are_not_sent_when_only_services_are_asked_for(
     assert raw.info("stats")["total_net_output_bytes"] < 10_000
 
 
-@pytest.mark.parametrize("within_scan", [False, True])
-async def test_fields_without_string_are_pruned(
-    aexecutor: StatefulExecutor, raw: redis.Redis, within_scan: bool
-) -> None:
+async def test_fields_without_string_are_pruned(aexecutor: StatefulExecutor, raw: redis.Redis) -> None:
     for number in range(1200):
         raw.hset(f"sf:{{games:lk:u{number}}}", mapping={"gone": "1"})
     await aexecutor.set_linked_pod(NS, UID, SVC, 1)
     raw.hset(LINKS, "gone", "2")
     raw.hset("sf:{other:lk:u}", "gone", "1")
-    if within_scan:
-        await services(aexecutor, NS, prune=True)
-    else:
-        assert await prune_expired_fields(aexecutor, NS) == 1201
+    await services(aexecutor, NS, prune=True)
     assert raw.hgetall(LINKS) == {SVC: "1"}
     assert set(raw.scan_iter("sf:{*:lk:*}")) == {LINKS, "sf:{other:lk:u}"}
-    await prune_expired_fields(aexecutor)
+    await services(aexecutor, prune=True)
     assert raw.exists("sf:{other:lk:u}") == 0
 
 
@@ -93,7 +87,7 @@ async def test_key_of_the_wrong_type_does_not_stop_pruning(
     raw.set("sf:{games:lk:broken}", "no hash")
     raw.hset("sf:{games:lk:u}", "gone", "1")
     with caplog.at_level(logging.WARNING, "podlink.scan"):
-        assert await prune_expired_fields(aexecutor) == 2
+        await services(aexecutor, prune=True)
     assert raw.exists("sf:{games:lk:u}") == 0
     (record,) = caplog.records
     assert "broken" in record.getMessage()
@@ -101,18 +95,18 @@ async def test_key_of_the_wrong_type_does_not_stop_pruning(
     raw.flushall()
 
 
-async def test_server_lost_on_the_way_ends_the_walk(own_server: Callable[..., RedisServer]) -> None:
+@pytest.mark.parametrize("prune", [False, True])
+async def test_server_lost_on_the_way_ends_the_walk(own_server: Callable[..., RedisServer], prune: bool) -> None:
     server = own_server()
     async with StatefulExecutor.from_url(server.url) as executor:
         with server.client() as raw:
             raw.mset({f"sf:{{games:workload:s{number}}}": "Available" for number in range(2500)})
-        walk = scan_services(executor)
+            raw.hset("sf:{games:lk:u}", "gone", "1")
+        walk = scan_services(executor, prune=prune)
         await anext(walk)
         server.kill()
         with pytest.raises(RedisUnavailable):
             await anext(walk)
-        with pytest.raises(RedisUnavailable):
-            await prune_expired_fields(executor)
 
 
 async def test_field_expiry_is_asked_of_the_server(aexecutor: StatefulExecutor, server: RedisServer) -> None:

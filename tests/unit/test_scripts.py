@@ -5,11 +5,15 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from podlink.store import scripts
-from podlink.store.scripts import Script
+from podlink.store import operations, scripts
+
+if TYPE_CHECKING:
+    from podlink.store.operations import Operation
+    from podlink.store.scripts import Script
 
 LUA = Path(__file__).parents[2] / "lua"
 
@@ -74,3 +78,36 @@ class TestScript:
     def test_lines_fit(self, script: Script) -> None:
         lines = script.text.splitlines()
         assert all(len(line) <= 120 and line == line.rstrip() and "\t" not in line for line in lines)
+
+
+L = "ns", "uid", "svc"
+
+
+OPERATIONS: list[Operation[Any]] = [
+    operations.set_linked_pod(*L, 1),
+    operations.try_set_linked_pod(*L, 1, expected=2),
+    operations.set_linked_pod_if_absent(*L, 1),
+    operations.remove_linked_pod(*L),
+    operations.remove_linked_pod_with_id(*L, 1),
+    operations.get_linked_pod_if_persist(*L),
+    operations.compute_linked_pod_if_absent(*L),
+    operations.get_linked_services("ns", "uid"),
+    operations.set_service_state("ns", "svc", 1, "Ready", version=3),
+    operations.set_workload_state("ns", "svc", "Available", version=3),
+    operations.reserve_service_pod("ns", "svc"),
+    operations.release_service_pod("ns", "svc", 1),
+    operations.get_service("ns", "svc"),
+]
+
+
+def test_operations_are_of_all_scripts() -> None:
+    assert {operation.target for operation in OPERATIONS} == set(CONTRACT)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation.name)
+def test_operations_send_what_the_script_takes(operation: Operation[Any]) -> None:
+    script = operation.script
+    assert script is not None
+    required = [len([name for name in names if not name.endswith("?")]) for names in (script.keys, script.args)]
+    assert required[0] <= len(operation.keys) <= len(script.keys)
+    assert required[1] <= len(operation.args) <= len(script.args)

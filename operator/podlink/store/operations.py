@@ -27,23 +27,23 @@ class Operation(Generic[T_co]):
 
     Attributes:
         name: of the executor method (or builder) it comes from; labels metrics and logs.
-        script: the Lua script to run, or None for a plain command.
-        command: the plain command, or None for a script. With neither there is nothing to ask: no I/O, an empty reply.
         keys: Redis keys, in the order of the script's KEYS.
-        args: further arguments, in the order of the script's ARGV.
         parse: turns the raw reply (bytes or str, RESP2 or RESP3) into the result; raises ValueError or TypeError if the
             reply is not what it must be.
+        script: the Lua script to run, or None for a plain command.
+        command: the plain command, or None for a script. With neither there is nothing to ask: no I/O, an empty reply.
+        args: further arguments, in the order of the script's ARGV.
         namespace: for logs; None where it does not apply, as with the next two.
         service: for logs.
         uid: for logs.
     """
 
     name: str
-    script: Script | None
-    command: str | None
     keys: tuple[str, ...]
-    args: tuple[str | int, ...]
     parse: Callable[[Any], T_co]
+    script: Script | None = None
+    command: str | None = None
+    args: tuple[str | int, ...] = ()
     namespace: str | None = None
     service: str | None = None
     uid: str | None = None
@@ -105,7 +105,6 @@ def set_service_state(
     return Operation(
         name="set_service_state",
         script=scripts.SET_STATE,
-        command=None,
         keys=(keys.state_key(namespace, service), keys.version_key(namespace, service)),
         args=(pod_id, state, keys.checked_version(version)),
         parse=_flag,
@@ -127,10 +126,8 @@ def get_service_state(namespace: str, service: str) -> Operation[dict[int, str]]
     keys.check_service(service)
     return Operation(
         name="get_service_state",
-        script=None,
         command="HGETALL",
         keys=(keys.state_key(namespace, service),),
-        args=(),
         parse=_texts_by_pod,
         namespace=namespace,
         service=service,
@@ -153,9 +150,7 @@ def get_service(namespace: str, service: str) -> Operation[Service]:
     return Operation(
         name="get_service",
         script=scripts.GET_SERVICE,
-        command=None,
         keys=_service_keys(namespace, service),
-        args=(),
         parse=_service,
         namespace=namespace,
         service=service,
@@ -185,7 +180,6 @@ def set_workload_state(
     return Operation(
         name="set_workload_state",
         script=scripts.SET_STATE,
-        command=None,
         keys=(keys.workload_key(namespace, service), keys.workload_version_key(namespace, service)),
         args=("", state, keys.checked_version(version)),
         parse=_flag,
@@ -207,10 +201,8 @@ def get_workload_state(namespace: str, service: str) -> Operation[str | None]:
     keys.check_service(service)
     return Operation(
         name="get_workload_state",
-        script=None,
         command="GET",
         keys=(keys.workload_key(namespace, service),),
-        args=(),
         parse=_optional_text,
         namespace=namespace,
         service=service,
@@ -234,10 +226,8 @@ def get_workload_states(namespace: str, services: Iterable[str]) -> Operation[di
 
     return Operation(
         name="get_workload_states",
-        script=None,
         command="MGET" if names else None,
         keys=tuple(keys.workload_key(namespace, name) for name in names),
-        args=(),
         parse=parse,
         namespace=namespace,
     )
@@ -266,7 +256,6 @@ def set_linked_pod(
     return Operation(
         name="set_linked_pod",
         script=scripts.SET_LINK,
-        command=None,
         keys=_link_keys(namespace, uid, service),
         args=(service, pod_id, persist_seconds),
         parse=_optional_pod,
@@ -308,7 +297,6 @@ def try_set_linked_pod(
     return Operation(
         name="try_set_linked_pod",
         script=scripts.TRY_SET_LINK,
-        command=None,
         keys=_link_keys(namespace, uid, service),
         args=(service, pod_id, persist_seconds, "" if expected is None else expected),
         parse=_set_and_pod,
@@ -344,7 +332,6 @@ def set_linked_pod_if_absent(
     return Operation(
         name="set_linked_pod_if_absent",
         script=scripts.SET_LINK_IF_ABSENT,
-        command=None,
         keys=_link_keys(namespace, uid, service),
         args=(service, pod_id, persist_seconds),
         parse=_pod,
@@ -379,7 +366,6 @@ def compute_linked_pod_if_absent(
     return Operation(
         name="compute_linked_pod_if_absent",
         script=scripts.COMPUTE_LINK_IF_ABSENT,
-        command=None,
         keys=(*_link_keys(namespace, uid, service), keys.state_key(namespace, service)),
         args=(service, persist_seconds),
         parse=_optional_pod,
@@ -401,10 +387,8 @@ def get_linked_pod(namespace: str, uid: str, service: str) -> Operation[int | No
     _check_link(namespace, uid, service)
     return Operation(
         name="get_linked_pod",
-        script=None,
         command="GET",
         keys=(keys.link_key(namespace, uid, service),),
-        args=(),
         parse=_optional_pod,
         namespace=namespace,
         service=service,
@@ -425,9 +409,7 @@ def get_linked_pod_if_persist(namespace: str, uid: str, service: str) -> Operati
     return Operation(
         name="get_linked_pod_if_persist",
         script=scripts.GET_LINK_IF_PERSIST,
-        command=None,
         keys=(keys.link_key(namespace, uid, service), keys.link_hash_key(namespace, uid)),
-        args=(),
         parse=_optional_pod,
         namespace=namespace,
         service=service,
@@ -457,10 +439,8 @@ def get_linked_pods(namespace: str, uids: Iterable[str], service: str) -> Operat
 
     return Operation(
         name="get_linked_pods",
-        script=None,
         command="MGET" if names else None,
         keys=tuple(keys.link_key(namespace, name, service) for name in names),
-        args=(),
         parse=parse,
         namespace=namespace,
         service=service,
@@ -487,7 +467,6 @@ def remove_linked_pod(namespace: str, uid: str, service: str, *, persist_seconds
     return Operation(
         name="remove_linked_pod",
         script=scripts.REMOVE_LINK,
-        command=None,
         keys=_link_keys(namespace, uid, service),
         args=(service, persist_seconds),
         parse=_flag,
@@ -520,7 +499,6 @@ def remove_linked_pod_with_id(
     return Operation(
         name="remove_linked_pod_with_id",
         script=scripts.REMOVE_LINK_WITH_ID,
-        command=None,
         keys=_link_keys(namespace, uid, service),
         args=(service, pod_id, persist_seconds),
         parse=_flag,
@@ -544,9 +522,7 @@ def get_linked_services(namespace: str, uid: str) -> Operation[dict[str, int]]:
     return Operation(
         name="get_linked_services",
         script=scripts.GET_LINK_SERVICE,
-        command=None,
         keys=(keys.link_hash_key(namespace, uid),),
-        args=(),
         parse=_pods_by_service,
         namespace=namespace,
         uid=uid,
@@ -565,10 +541,8 @@ def link_ttl(namespace: str, uid: str, service: str) -> Operation[int | None]:
     _check_link(namespace, uid, service)
     return Operation(
         name="link_ttl",
-        script=None,
         command="PTTL",
         keys=(keys.link_key(namespace, uid, service),),
-        args=(),
         parse=_ttl,
         namespace=namespace,
         service=service,
@@ -588,7 +562,6 @@ def listed_pod(namespace: str, uid: str, service: str) -> Operation[int | None]:
     _check_link(namespace, uid, service)
     return Operation(
         name="listed_pod",
-        script=None,
         command="HGET",
         keys=(keys.link_hash_key(namespace, uid),),
         args=(service,),
@@ -612,10 +585,8 @@ def get_state_versions(namespace: str, service: str) -> Operation[dict[int, str]
     keys.check_service(service)
     return Operation(
         name="get_state_versions",
-        script=None,
         command="HGETALL",
         keys=(keys.version_key(namespace, service),),
-        args=(),
         parse=_texts_by_pod,
         namespace=namespace,
         service=service,
@@ -635,10 +606,8 @@ def get_workload_version(namespace: str, service: str) -> Operation[str | None]:
     keys.check_service(service)
     return Operation(
         name="get_workload_version",
-        script=None,
         command="GET",
         keys=(keys.workload_version_key(namespace, service),),
-        args=(),
         parse=_optional_text,
         namespace=namespace,
         service=service,
@@ -661,9 +630,7 @@ def reserve_service_pod(namespace: str, service: str) -> Operation[int | None]:
     return Operation(
         name="reserve_service_pod",
         script=scripts.GET_SERVICE_POD,
-        command=None,
         keys=_service_keys(namespace, service),
-        args=(),
         parse=_optional_pod,
         namespace=namespace,
         service=service,
@@ -685,7 +652,6 @@ def release_service_pod(namespace: str, service: str, pod_id: int) -> Operation[
     return Operation(
         name="release_service_pod",
         script=scripts.GET_SERVICE_POD,
-        command=None,
         keys=_service_keys(namespace, service),
         args=(pod_id,),
         parse=_is_pod,
@@ -742,7 +708,6 @@ def field_expiry_supported() -> Operation[bool]:
     """Ask whether the server can expire single fields of a hash (Redis from 7.4, Valkey from 9.0)."""
     return Operation(
         name="field_expiry_supported",
-        script=None,
         command="COMMAND INFO",
         keys=(),
         args=("HPEXPIREAT",),

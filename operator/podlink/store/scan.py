@@ -1,6 +1,6 @@
-"""Walks over the keyspace: which services does Redis know, and which listed links have expired.
+"""The walk over the keyspace: which services does Redis know, and which listed links have expired.
 
-Both look at every key once, in slices that hold the server up for a millisecond or so each. SCAN promises that a key
+It looks at every key once, in slices that hold the server up for a millisecond or so each. SCAN promises that a key
 which is there all the time is seen, and that it may be seen twice; one that comes or goes meanwhile may be missed.
 """
 
@@ -42,7 +42,8 @@ async def scan_services(
     Args:
         executor: runs the slices.
         namespace: only this one; None for all.
-        prune: on the way, do what `prune_expired_fields` does, in the same walk.
+        prune: on the way, delete the fields of links whose string is gone, for servers that cannot expire a field by
+            themselves.
 
     Yields:
         `(namespace, service)` pairs, a slice of the keyspace at a time; one may come in several slices.
@@ -59,26 +60,6 @@ async def scan_services(
             yield found
 
 
-async def prune_expired_fields(executor: StatefulExecutor, namespace: str | None = None) -> int:
-    """Delete the fields of links whose string is gone, for servers that cannot expire a field by themselves.
-
-    Args:
-        executor: runs the slices.
-        namespace: only this one; None for all.
-
-    Returns:
-        Number of uids looked at.
-
-    Raises:
-        InvalidArgument: an invalid namespace.
-        RedisUnavailable: no answer; what has been pruned stays pruned.
-    """
-    uids = 0
-    async for slice_ in _walk(executor, namespace, _ALL_KEYS):
-        uids += await _prune(executor, slice_)
-    return uids
-
-
 async def _walk(executor: StatefulExecutor, namespace: str | None, rest: str) -> AsyncIterator[list[str]]:
     if namespace is not None:
         keys.check_namespace(namespace)
@@ -89,7 +70,7 @@ async def _walk(executor: StatefulExecutor, namespace: str | None, rest: str) ->
         yield found
 
 
-async def _prune(executor: StatefulExecutor, found: Iterable[str]) -> int:
+async def _prune(executor: StatefulExecutor, found: Iterable[str]) -> None:
     uids = sorted({uid for key in found if (uid := keys.uid_of_key(key))})
     # Listing a uid's links prunes them.
     results = await executor.run_many([operations.get_linked_services(*uid) for uid in uids])
@@ -98,7 +79,6 @@ async def _prune(executor: StatefulExecutor, found: Iterable[str]) -> int:
             raise result
         if isinstance(result, ScriptError):
             _leave(uid, result)
-    return len(uids)
 
 
 def _leave(uid: Uid, error: ScriptError) -> None:
