@@ -109,6 +109,7 @@ def start_operator(cluster: Cluster, *flags: str, **environment: str) -> Iterato
             yield Operator(process)
         finally:
             process.stop(grace_seconds=20)
+            print(process.log_tail(100))  # noqa: T201 - pytest shows it beside a failure, and only there
 
 
 @contextlib.contextmanager

@@ -40,6 +40,10 @@ ROLE = {
     ],
 }
 
+GIVE_UP_SECONDS = 120
+"""A watch whose connection died without a word is noticed after 70 s (Kopf's inactivity_timeout: the server sends a
+bookmark each minute); seven refused attempts and Kopf's own end take some 15 s more."""
+
 
 @pytest.fixture
 def token_file(kube: Kube, tmp_path: Path) -> Path:
@@ -103,7 +107,7 @@ def test_permissions_that_were_taken_away_and_given_back(
 ) -> None:
     kube.kubectl("delete", "rolebinding", "operator")
     control_plane.restart_api_server()  # ends the watches
-    until(lambda: operator.metric("podlink_watch_restarts_total") >= 1, 60, "the watches to give up")
+    until(lambda: operator.metric("podlink_watch_restarts_total") >= 1, GIVE_UP_SECONDS, "the watches to give up")
     until(lambda: "forbidden" in operator.readyz()[1], 60, "the operator to say why it is not ready")
     assert operator.readyz()[0] == 503
     assert (wire.states(), wire.link("before")) == ({"0": "Ready", "1": "Ready"}, ("0", "0"))

@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
 _HEALTHY_SECONDS = 60.0
+_LOGIN_PAUSE_SECONDS = 5.0
 _CREDENTIALS_LAST = timedelta(minutes=1)
 
 
@@ -89,7 +90,8 @@ class WatchRunner:
         async def started(**_: Any) -> None:
             loop.call_soon_threadsafe(setattr, self, "problem", None)
 
-        @kopf.on.login(registry=registry)
+        # By default Kopf would wait a minute before it looks at the credentials again.
+        @kopf.on.login(registry=registry, backoff=_LOGIN_PAUSE_SECONDS)
         async def login(**_: Any) -> kopf.ConnectionInfo:
             return await _connection_info()
 
