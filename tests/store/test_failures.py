@@ -193,18 +193,41 @@ def test_threads_share_a_few_connections(server: RedisServer, raw: redis.Redis) 
     assert raw.info("stats")["total_connections_received"] - before <= 3
 
 
-async def test_waiting_for_a_free_connection_is_bounded(own_server: Callable[..., RedisServer]) -> None:
+async def test_pipelines_waiting_for_a_free_connection_are_bounded(own_server: Callable[..., RedisServer]) -> None:
     server = own_server()
     async with StatefulExecutor.from_url(server.url, max_connections=2, timeout_seconds=0.5) as executor:
         await executor.run(operations.ping())
         server.freeze()
-        outcomes = await asyncio.gather(
-            *(executor.set_linked_pod(NS, f"u{n}", SVC, 0) for n in range(20)), return_exceptions=True
-        )
-        unavailable = [error for error in outcomes if isinstance(error, RedisUnavailable)]
+        links = [operations.set_linked_pod(NS, f"u{n}", SVC, 0) for n in range(20)]
+        outcomes = await asyncio.gather(*(executor.run_many([link]) for link in links))
+        unavailable = [error for (error,) in outcomes if isinstance(error, RedisUnavailable)]
         assert len(unavailable) == 20
         assert [error.maybe_applied for error in unavailable].count(True) <= 2
         assert any("no connection within 0.5 seconds" in str(error) for error in unavailable)
+        server.thaw()
+        assert await executor.run(operations.ping()) is True
+
+
+async def test_calls_behind_a_stalled_batch_fail_in_time_and_were_not_applied(
+    own_server: Callable[..., RedisServer],
+) -> None:
+    server = own_server()
+    async with StatefulExecutor.from_url(server.url, timeout_seconds=1) as executor:
+        await executor.set_linked_pod(NS, "first", SVC, 0)
+        server.freeze()
+        loop = asyncio.get_running_loop()
+        stalled = asyncio.create_task(executor.set_linked_pod(NS, "stalled", SVC, 0))
+        for _ in range(5):  # turns of the loop, in which the first one leaves
+            await asyncio.sleep(0)
+        started = loop.time()
+        behind = await asyncio.gather(
+            *(executor.set_linked_pod(NS, f"u{n}", SVC, 0) for n in range(3)), return_exceptions=True
+        )
+        assert loop.time() - started < 1.5
+        assert [(type(error), error.maybe_applied) for error in behind] == [(RedisUnavailable, False)] * 3
+        with pytest.raises(RedisUnavailable) as error:
+            await stalled
+        assert error.value.maybe_applied is True
         server.thaw()
         assert await executor.run(operations.ping()) is True
 

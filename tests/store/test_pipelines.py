@@ -108,7 +108,7 @@ def test_only_what_failed_with_noscript_is_sent_again() -> None:
     first = next(talk)
     assert [request[0] for request in first] == ["EVAL", "EVALSHA", "GET", "EVAL", "EVALSHA"]
     second = talk.send([-1, NoScriptError("flushed"), b"1", [[], []], NoScriptError("flushed")])
-    assert second == [("SCRIPT LOAD", scripts.SET_LINK.text), many[1].request(), many[4].request()]
+    assert second == [("SCRIPT", "LOAD", scripts.SET_LINK.text), many[1].request(), many[4].request()]
     with pytest.raises(StopIteration) as end:
         talk.send([b"digest", b"1", b"2"])
     assert end.value.value == [None, 1, 1, Service({}, {}), 2]

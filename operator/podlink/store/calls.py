@@ -5,7 +5,8 @@ does not know (NOSCRIPT) has not run, so loading it and sending it again is safe
 
 In a pipeline that alone would break the order: a read behind a script that has to be sent again would come before it.
 So a pipeline carries the text of each script the first time it needs it, and its digest from then on; the server knows
-the script by then. Of some hundred operations, the text is a tenth of what is sent.
+the script by then. Of some hundred operations, the text is a tenth of what is sent. Calls of many callers that merely
+travel together have no order to keep, and are sent by digest.
 """
 
 import functools
@@ -33,6 +34,7 @@ from redis.exceptions import (
 )
 
 from podlink.domain.errors import InvalidArgument, PodLinkError, RedisUnavailable, ScriptError
+from podlink.store.merging import merge
 from podlink.store.operations import Operation
 
 E = TypeVar("E", bound=PodLinkError)
@@ -83,25 +85,39 @@ Conversation: TypeAlias = Generator[list[Request], list[Reply], T]
 
 def conversation(operations: Sequence[Operation[T]]) -> Conversation[list[T | PodLinkError]]:
     """Run operations in one pipeline: each has its own result, or its own error, in its own place."""
+    replies = yield from _talk(operations, ordered=True)
+    return [_result(operation, reply) for operation, reply in zip(operations, replies, strict=True)]
+
+
+def merged_conversation(operations: Sequence[Operation[T]]) -> Conversation[list[T | PodLinkError]]:
+    """Run operations that have no order among them in as few requests as may be; results as of `conversation`."""
+    parcels = list(merge(operations))
+    replies = yield from _talk([operation for operation, _ in parcels], ordered=False)
+    results: list[T | PodLinkError] = []
+    for (_, count), reply in zip(parcels, replies, strict=True):
+        # What befell the whole parcel befell each in it.
+        own = reply if count > 1 and isinstance(reply, list) else [reply] * count
+        start = len(results)
+        results += map(_result, operations[start : start + count], own)
+    return results
+
+
+def _talk(operations: Sequence[Operation[Any]], *, ordered: bool) -> Conversation[list[Reply]]:
     replies: list[Reply] = [()] * len(operations)
     asked = [slot for slot, operation in enumerate(operations) if operation.target]
     if asked:
-        answers = yield _requests([operations[slot] for slot in asked])
+        answers = yield _requests([operations[slot] for slot in asked], ordered=ordered)
         for slot, answer in zip(asked, answers, strict=True):
             replies[slot] = answer
         unknown = [slot for slot in asked if isinstance(replies[slot], NoScriptError)]
         if unknown:
             yield from _load_and_repeat(operations, unknown, replies)
-    results: list[T | PodLinkError] = []
-    for operation, reply in zip(operations, replies, strict=True):
-        result = _result(operation, reply)
-        results.append(result)
-    return results
+    return replies
 
 
-def _requests(operations: Sequence[Operation[Any]]) -> list[Request]:
-    if len(operations) == 1:
-        return [operations[0].request()]
+def _requests(operations: Sequence[Operation[Any]], *, ordered: bool) -> list[Request]:
+    if len(operations) == 1 or not ordered:
+        return [operation.request() for operation in operations]
     requests: list[Request] = []
     known: set[str] = set()
     for operation in operations:
@@ -115,7 +131,7 @@ def _load_and_repeat(
 ) -> Conversation[None]:
     texts = {script.text: None for slot in unknown if (script := operations[slot].script)}
     # Loading travels ahead of the scripts down the same connection, so it also reaches the same server.
-    answers = yield [("SCRIPT LOAD", text) for text in texts] + [operations[slot].request() for slot in unknown]
+    answers = yield [("SCRIPT", "LOAD", text) for text in texts] + [operations[slot].request() for slot in unknown]
     loaded, repeated = answers[: len(texts)], answers[len(texts) :]
     refused = next((answer for answer in loaded if isinstance(answer, ResponseError)), None)
     for slot, answer in zip(unknown, repeated, strict=True):
@@ -159,6 +175,16 @@ def _unavailable(operation: Operation[Any], cause: BaseException, *, maybe_appli
     fate = "The call may or may not have been applied." if maybe_applied else "The call was not applied."
     error = RedisUnavailable(f"{operation.name}: {_reason(cause)} {fate}", maybe_applied=maybe_applied)
     return _with_cause(error, cause)
+
+
+def timed_out(operation: Operation[Any], seconds: float, *, sent: bool) -> RedisUnavailable:
+    """The error of a call that has no answer when its time is up."""
+    return _unavailable(operation, timeout_error(seconds, sent=sent), maybe_applied=sent)
+
+
+def timeout_error(seconds: float, *, sent: bool) -> TimeoutError:
+    """What went wrong, by whether the request had left."""
+    return TimeoutError(f"no {'answer' if sent else 'connection'} within {seconds:g} seconds")
 
 
 def _reason(cause: BaseException) -> str:

@@ -1,5 +1,7 @@
 """The asyncio executor: runs operations over a pool of connections.
 
+What the tasks of an event loop ask for at the same time goes out together (`mailbox`, `merging`).
+
 It talks to connections rather than through a client's `execute_command` or pipeline, for two reasons. redis-py resends
 what failed on a broken connection, as often as its retry policy says, and a script may have run the first time; here a
 lost connection is reported. And a pipeline that breaks half way keeps the answers that did arrive.
@@ -10,6 +12,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
+import hiredis
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
@@ -18,6 +21,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from podlink.domain.errors import InvalidArgument, PodLinkError
 from podlink.store import calls, operations
 from podlink.store.calls import Conversation, Lost, Observer, Reply, Request
+from podlink.store.mailbox import Mailbox
 from podlink.store.operations import Operation
 
 P = ParamSpec("P")
@@ -31,6 +35,10 @@ def _runs(build: Callable[P, Operation[T]]) -> Callable[Concatenate["StatefulExe
         return await self.run(build(*args, **kwargs))
 
     return calls.described_by(build, method)
+
+
+def _nothing() -> None:
+    pass
 
 
 class StatefulExecutor:
@@ -74,6 +82,7 @@ class StatefulExecutor:
         self._on_call = on_call
         # A pool raises when all its connections are in use; here the call waits for one.
         self._free = asyncio.Semaphore(self._pool.max_connections)
+        self._mailbox = Mailbox(self._run_merged, timeout_seconds)
 
     @classmethod
     def from_url(
@@ -116,7 +125,8 @@ class StatefulExecutor:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections, unless they belong to a client that was passed in."""
+        """Wait for the calls under way, then close the connections, unless they belong to a client passed in."""
+        await self._mailbox.drain()
         if self._owns_client:
             await self._client.aclose()
 
@@ -127,7 +137,12 @@ class StatefulExecutor:
             RedisUnavailable: no answer; `maybe_applied` says whether the operation may have been applied.
             ScriptError: the server refused it, or its reply makes no sense.
         """
-        (result,) = await self.run_many((operation,))
+        if not operation.target:
+            return operation.parse(())
+        if not self._mailbox.idle:
+            return await self._mailbox.post(operation)
+        with self._mailbox.one_alone():
+            (result,) = await self.run_many((operation,))
         if isinstance(result, PodLinkError):
             raise result
         return result
@@ -138,21 +153,32 @@ class StatefulExecutor:
         Returns:
             For each operation, in its place, its own result or its own error.
         """
+        return await self._converse(many, calls.conversation(many), _nothing)
+
+    async def _run_merged(self, many: Sequence[Operation[T]], on_sent: Callable[[], None]) -> list[T | PodLinkError]:
+        return await self._converse(many, calls.merged_conversation(many), on_sent)
+
+    async def _converse(
+        self,
+        many: Sequence[Operation[T]],
+        conversation: Conversation[list[T | PodLinkError]],
+        on_sent: Callable[[], None],
+    ) -> list[T | PodLinkError]:
         started = time.perf_counter()
-        results = await self._hold(calls.conversation(many))
+        results = await self._hold(conversation, on_sent)
         calls.report(many, results, time.perf_counter() - started, self._on_call)
         return results
 
-    async def _hold(self, conversation: Conversation[T]) -> T:
+    async def _hold(self, conversation: Conversation[T], on_sent: Callable[[], None]) -> T:
         try:
             requests = next(conversation)
             while True:
-                requests = conversation.send(await self._exchange(requests))
+                requests = conversation.send(await self._exchange(requests, on_sent))
         except StopIteration as end:
             result: T = end.value
             return result
 
-    async def _exchange(self, requests: list[Request]) -> list[Reply]:
+    async def _exchange(self, requests: list[Request], on_sent: Callable[[], None]) -> list[Reply]:
         """Send requests down one connection and collect as many replies as come."""
         replies: list[Reply] = []
         sent = False
@@ -160,8 +186,9 @@ class StatefulExecutor:
             async with asyncio.timeout(self._timeout_seconds), self._free:
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
-                    packed = connection.pack_commands(requests)
+                    packed = b"".join(hiredis.pack_command(request) for request in requests)  # type: ignore[arg-type]
                     sent = True
+                    on_sent()
                     await connection.send_packed_command(packed)
                     while len(replies) < len(requests):
                         try:
@@ -174,8 +201,7 @@ class StatefulExecutor:
                 finally:
                     await self._pool.release(connection)
         except TimeoutError:
-            what = "answer" if sent else "connection"
-            cause = TimeoutError(f"no {what} within {self._timeout_seconds:g} seconds")
+            cause = calls.timeout_error(self._timeout_seconds, sent=sent)
             replies += [Lost(cause, sent)] * (len(requests) - len(replies))
         except (RedisError, OSError) as error:
             replies += [Lost(error, sent)] * (len(requests) - len(replies))

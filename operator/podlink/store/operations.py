@@ -57,7 +57,7 @@ class Operation(Generic[T_co]):
         if self.script:
             how = ("EVAL", self.script.text) if with_text else ("EVALSHA", self.script.sha1)
             return (*how, len(self.keys), *self.keys, *self.args)
-        return (self.command, *self.keys, *self.args) if self.command else ()
+        return (*self.command.split(), *self.keys, *self.args) if self.command else ()
 
     @property
     def target(self) -> str:
@@ -662,9 +662,7 @@ def release_service_pod(namespace: str, service: str, pod_id: int) -> Operation[
 
 def ping() -> Operation[bool]:
     """Ask whether the server answers; True if it does."""
-    return Operation(
-        name="ping", script=None, command="PING", keys=(), args=(), parse=lambda reply: _text(reply) == "PONG"
-    )
+    return Operation(name="ping", command="PING", keys=(), parse=lambda reply: _text(reply) == "PONG")
 
 
 def get_marker(name: str) -> Operation[str | None]:
@@ -677,9 +675,7 @@ def get_marker(name: str) -> Operation[str | None]:
         InvalidArgument: an invalid argument.
     """
     keys.check_service(name, "name")
-    return Operation(
-        name="get_marker", script=None, command="GET", keys=(keys.marker_key(name),), args=(), parse=_optional_text
-    )
+    return Operation(name="get_marker", command="GET", keys=(keys.marker_key(name),), parse=_optional_text)
 
 
 def set_marker(name: str, value: str) -> Operation[None]:
@@ -690,9 +686,7 @@ def set_marker(name: str, value: str) -> Operation[None]:
     """
     keys.check_service(name, "name")
     keys.check_text(value, "value")
-    return Operation(
-        name="set_marker", script=None, command="SET", keys=(keys.marker_key(name),), args=(value,), parse=_nothing
-    )
+    return Operation(name="set_marker", command="SET", keys=(keys.marker_key(name),), args=(value,), parse=_nothing)
 
 
 def run_id() -> Operation[str]:
@@ -701,7 +695,7 @@ def run_id() -> Operation[str]:
     Returns:
         40 hexadecimal digits.
     """
-    return Operation(name="run_id", script=None, command="INFO", keys=(), args=("server",), parse=_run_id)
+    return Operation(name="run_id", command="INFO", keys=(), args=("server",), parse=_run_id)
 
 
 def field_expiry_supported() -> Operation[bool]:
@@ -727,7 +721,7 @@ def scan(cursor: int, pattern: str, count: int) -> Operation[tuple[int, list[str
         The next cursor, 0 at the end, and the matching keys (a key may come twice; one that is no UTF-8 is not ours).
     """
     return Operation(
-        name="scan", script=None, command="SCAN", keys=(), args=(cursor, "MATCH", pattern, "COUNT", count), parse=_slice
+        name="scan", command="SCAN", keys=(), args=(cursor, "MATCH", pattern, "COUNT", count), parse=_slice
     )
 
 

@@ -1,4 +1,4 @@
-"""The eleven Lua scripts: one declaration each, held against the header of its file by a test.
+"""The eleven Lua scripts: one declaration each, held against the header of its file by a test, and one made of all.
 
 The files themselves are shared with clients in other languages. A wheel carries them as `podlink/lua`; a checkout keeps
 them in its top-level `lua/`.
@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Final
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Script:
-    """A Lua script and its contract, which the header of its file repeats.
+    """A Lua script and its contract, which the header of its file repeats. There is one object of each.
 
     Attributes:
         name: of the file, without `.lua`.
@@ -43,8 +43,11 @@ def _source(name: str) -> str:
 
 def _declare(name: str, *, keys: str, args: str = "", reply: str) -> Script:
     text = _source(name)
-    sha1 = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    return Script(name, tuple(keys.split()), tuple(args.split()), reply, text, sha1)
+    return Script(name, tuple(keys.split()), tuple(args.split()), reply, text, _sha1(text))
+
+
+def _sha1(text: str) -> str:
+    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 SET_LINK: Final = _declare(
@@ -124,3 +127,55 @@ ALL: Final = (
     GET_SERVICE_POD,
     GET_SERVICE,
 )
+
+
+_BATCH_HEAD: Final = """\
+--[[
+  Runs many calls of the scripts below, in order. An error of one is its own reply, and keeps no other from running.
+
+  KEYS  those of all calls, one call after the other
+
+  ARGV  runs of calls of one form, one after the other: number of the script, keys of a call, arguments of a call,
+        calls in the run, and then the arguments of each
+
+  Returns the reply of each call.
+]]
+local scripts = {
+"""
+_BATCH_TAIL: Final = """\
+}
+local replies, done, keys_before, at = {}, 0, 0, 1
+while ARGV[at] do
+  local script = scripts[tonumber(ARGV[at])]
+  local key_count, arg_count = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
+  local call_count = tonumber(ARGV[at + 3])
+  at = at + 4
+  for _ = 1, call_count do
+    local keys, args = {}, {}
+    for i = 1, key_count do
+      keys[i] = KEYS[keys_before + i]
+    end
+    for i = 1, arg_count do
+      args[i] = ARGV[at + i - 1]
+    end
+    keys_before, at = keys_before + key_count, at + arg_count
+    local fine, reply = pcall(script, keys, args)
+    if not fine and type(reply) ~= 'table' then
+      reply = redis.error_reply(reply)
+    end
+    done = done + 1
+    replies[done] = reply == nil and false or reply
+  end
+end
+return replies
+"""
+
+
+def _declare_batch() -> Script:
+    bodies = "".join(f"-- {script.name}\nfunction(KEYS, ARGV)\n{script.text.rstrip()}\nend,\n" for script in ALL)
+    text = _BATCH_HEAD + bodies + _BATCH_TAIL
+    return Script("batch", ("key?",), ("run?",), "the reply of each call.", text, _sha1(text))
+
+
+BATCH: Final = _declare_batch()
+"""Generated from the files, so that no script is written twice. It is no part of the contract with other clients."""

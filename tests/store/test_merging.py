@@ -1,0 +1,141 @@
+"""Calls of many tasks at once travel together, and no task notices."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from podlink import RedisUnavailable, ScriptError, StatefulExecutor
+from podlink.store import operations, scripts
+from podlink.store.merging import BATCH_SIZE, merge
+from store.harness import LOAD, NS, SVC, UID, Wire
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import redis
+
+    from podlink.store.operations import Operation
+    from sandbox.redis_servers import RedisServer
+
+
+def link(number: int, pod: int = 1) -> Operation[int | None]:
+    return operations.set_linked_pod(NS, f"u{number}", SVC, pod)
+
+
+async def test_calls_at_once_are_few_for_the_server(aexecutor: StatefulExecutor, wire: Wire) -> None:
+    wire.redis.config_resetstat()
+    told = await asyncio.gather(*(aexecutor.set_linked_pod(NS, f"u{n}", SVC, n % 3) for n in range(500)))
+    assert told == [None] * 500
+    # The first alone, the rest by 64, and each form of the script once more when the server did not know it.
+    assert wire.evalsha_calls() <= 20
+    assert wire.redis.hgetall(LOAD) == {"0": "167", "1": "167", "2": "166"}
+    assert wire.redis.get("sf:{games:lk:u499}lobby") == "1"
+
+
+async def test_a_call_alone_is_the_call_of_its_script(aexecutor: StatefulExecutor, wire: Wire) -> None:
+    for number in range(3):
+        await aexecutor.set_linked_pod(NS, f"u{number}", SVC, 1)
+    assert wire.redis.script_exists(scripts.SET_LINK.sha1, scripts.BATCH.sha1) == [True, False]
+
+
+async def test_each_task_has_its_own_result_of_its_own_kind(aexecutor: StatefulExecutor) -> None:
+    await aexecutor.set_service_state(NS, SVC, 4, "Ready")
+    await aexecutor.set_linked_pod(NS, "known", SVC, 4)
+    calls: list[tuple[Any, Any]] = []
+    for n in range(40):
+        calls += [
+            (aexecutor.get_linked_pod(NS, "known", SVC), 4),
+            (aexecutor.try_set_linked_pod(NS, "known", SVC, 9), (False, 4)),
+            (aexecutor.compute_linked_pod_if_absent(NS, f"new-{n}", SVC), 4),
+            (aexecutor.get_linked_services(NS, "known"), {SVC: 4}),
+            (aexecutor.remove_linked_pod(NS, f"nobody-{n}", SVC), False),
+            (aexecutor.get_linked_pod_if_persist(NS, "known", SVC), 4),
+            (aexecutor.get_service_state(NS, SVC), {4: "Ready"}),
+        ]
+    assert await asyncio.gather(*(call for call, _ in calls)) == [expected for _, expected in calls]
+
+
+async def test_an_error_is_the_callers_alone(aexecutor: StatefulExecutor, raw: redis.Redis) -> None:
+    raw.rpush("sf:{games:lk:u7}lobby", "no string")
+    told = await asyncio.gather(*(aexecutor.run(link(n)) for n in range(100)), return_exceptions=True)
+    error = told.pop(7)
+    assert isinstance(error, ScriptError)
+    assert error.script == "statefulSetLink"
+    assert "sf:{games:lk:u7}lobby" in str(error)
+    assert told == [None] * 99
+    raw.delete("sf:{games:lk:u7}lobby")
+
+
+async def test_order_of_a_tasks_calls_is_kept(aexecutor: StatefulExecutor) -> None:
+    async def user(number: int) -> list[int | None]:
+        moves = [await aexecutor.set_linked_pod(NS, f"u{number}", SVC, pod) for pod in range(10)]
+        return [*moves, await aexecutor.get_linked_pod(NS, f"u{number}", SVC)]
+
+    told = await asyncio.gather(*(user(number) for number in range(100)))
+    assert told == [[None, *range(9), 9]] * 100
+
+
+async def test_cancelled_tasks_take_no_other_along(aexecutor: StatefulExecutor, raw: redis.Redis) -> None:
+    for _ in range(20):
+        tasks = [asyncio.create_task(aexecutor.run(link(n))) for n in range(200)]
+        await asyncio.sleep(0)
+        for task in tasks[::3]:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert all(task.cancelled() for task in tasks[::3])
+        assert {task.result() for n, task in enumerate(tasks) if n % 3} <= {None, 1}
+    # Only the first had left when they were cancelled.
+    assert raw.exists(*(f"sf:{{games:lk:u{n}}}lobby" for n in range(3, 200, 3))) == 0
+    # No answer went to another call.
+    assert await asyncio.gather(*(aexecutor.get_linked_pod(NS, f"u{n}", SVC) for n in (1, 2, 4))) == [1, 1, 1]
+
+
+async def test_scripts_forgotten_under_load_are_invisible(aexecutor: StatefulExecutor, raw: redis.Redis) -> None:
+    for pod in range(5):
+        raw.script_flush()
+        told = await asyncio.gather(*(aexecutor.run(link(n, pod)) for n in range(100)))
+        assert told == [pod - 1 if pod else None] * 100
+
+
+async def test_a_lost_server_fails_each_call_by_itself(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    async with StatefulExecutor.from_url(server.url, timeout_seconds=2) as executor:
+        await executor.run(link(0))
+        server.kill()
+        told = await asyncio.gather(*(executor.run(link(n)) for n in range(300)), return_exceptions=True)
+        assert {type(error) for error in told} == {RedisUnavailable}
+        server.start()
+        assert await asyncio.gather(*(executor.run(link(n)) for n in range(300))) == [None] * 300
+
+
+async def test_closing_waits_for_calls_under_way(server: RedisServer, raw: redis.Redis) -> None:
+    executor = StatefulExecutor.from_url(server.url)
+    tasks = [asyncio.create_task(executor.run(link(n))) for n in range(100)]
+    await asyncio.sleep(0)
+    await executor.aclose()
+    assert await asyncio.gather(*tasks) == [None] * 100
+
+
+async def test_every_call_is_observed_under_its_own_name(server: RedisServer, raw: redis.Redis) -> None:
+    seen: list[tuple[str, str]] = []
+    async with StatefulExecutor.from_url(server.url, on_call=lambda name, _, end: seen.append((name, end))) as executor:
+        await asyncio.gather(*(executor.run(link(n)) for n in range(50)), executor.get_linked_pod(NS, UID, SVC))
+    assert sorted(seen) == [("get_linked_pod", "ok")] + [("set_linked_pod", "ok")] * 50
+
+
+async def test_what_an_observer_raises_reaches_every_caller(server: RedisServer, raw: redis.Redis) -> None:
+    def observe(*_: object) -> None:
+        raise ZeroDivisionError("observer")
+
+    async with StatefulExecutor.from_url(server.url, on_call=observe) as executor:
+        told = await asyncio.gather(*(executor.run(link(n)) for n in range(50)), return_exceptions=True)
+    assert {type(error) for error in told} == {ZeroDivisionError}
+
+
+def test_batches_hold_so_many_calls_at_most() -> None:
+    read = operations.get_linked_pod(NS, UID, SVC)
+    many = [link(n) for n in range(BATCH_SIZE * 2 + 1)]
+    merged = list(merge([*many, read, read, link(0), operations.get_linked_services(NS, UID)]))
+    assert [count for _, count in merged] == [BATCH_SIZE, BATCH_SIZE, 1, 1, 1, 2]
+    assert [operation.target for operation, _ in merged] == ["batch", "batch", "statefulSetLink", "GET", "GET", "batch"]
