@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import redis.asyncio as asyncio_redis
+
 from podlink import RedisUnavailable, ScriptError, StatefulExecutor
 from podlink.store import operations, scripts
 from podlink.store.merging import BATCH_SIZE, merge
@@ -139,3 +141,119 @@ def test_batches_hold_so_many_calls_at_most() -> None:
     merged = list(merge([*many, read, read, link(0), operations.get_linked_services(NS, UID)]))
     assert [count for _, count in merged] == [BATCH_SIZE, BATCH_SIZE, 1, 1, 1, 2]
     assert [operation.target for operation, _ in merged] == ["batch", "batch", "statefulSetLink", "GET", "GET", "batch"]
+
+
+async def test_a_call_cancelled_before_there_was_a_connection_is_never_sent(
+    own_server: Callable[..., RedisServer],
+) -> None:
+    server = own_server()
+    async with StatefulExecutor.from_url(server.url) as executor:
+        server.freeze()  # it accepts the connection, and does not get as far as to greet
+        tasks = [asyncio.create_task(executor.run(link(n))) for n in range(30)]
+        for _ in range(10):  # turns of the loop, in which both batches set out to connect
+            await asyncio.sleep(0)
+        tasks[20].cancel()
+        await asyncio.wait(tasks[20:21])
+        server.thaw()
+        assert await asyncio.gather(*tasks[:20], *tasks[21:]) == [None] * 29
+        assert await executor.get_linked_pod(NS, "u20", SVC) is None
+
+
+async def test_the_executor_outlives_a_cancellation_of_every_task(aexecutor: StatefulExecutor) -> None:
+    tasks = [asyncio.create_task(aexecutor.run(link(n))) for n in range(100)]
+    for _ in range(3):
+        await asyncio.sleep(0)
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert await asyncio.gather(*(aexecutor.run(link(n, 2)) for n in range(3))) is not None
+    assert await aexecutor.get_linked_pod(NS, "u0", SVC) == 2
+
+
+async def test_closing_ends_while_tasks_go_on_calling(server: RedisServer, raw: redis.Redis) -> None:
+    executor = StatefulExecutor.from_url(server.url)
+
+    async def call_for_ever(number: int) -> None:
+        while True:
+            await executor.run(link(number))
+
+    tasks = [asyncio.create_task(call_for_ever(n)) for n in range(50)]
+    for _ in range(10):
+        await asyncio.sleep(0)
+    await asyncio.wait_for(executor.aclose(), 10)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    await executor.aclose()
+
+
+async def test_closing_waits_for_a_call_alone(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    executor = StatefulExecutor.from_url(server.url)
+    await executor.run(link(0))
+    server.freeze()
+    call = asyncio.create_task(executor.run(link(1)))
+    for _ in range(5):
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(executor.aclose())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    server.thaw()
+    await closing
+    assert await call is None
+
+
+async def test_a_demoted_primary_is_left(own_server: Callable[..., RedisServer]) -> None:
+    server, primary = own_server(), own_server()
+    async with StatefulExecutor.from_url(server.url) as executor:
+        await asyncio.gather(*(executor.run(link(n)) for n in range(100)))
+        with server.client() as raw:
+            raw.replicaof("127.0.0.1", primary.port)
+            before = {client["id"] for client in raw.client_list(_type="normal")} - {str(raw.client_id())}
+            told = await asyncio.gather(*(executor.run(link(n)) for n in range(100)), return_exceptions=True)
+            assert {(type(error), error.maybe_applied) for error in told} == {(RedisUnavailable, False)}
+            after = {client["id"] for client in raw.client_list(_type="normal")}
+    assert before
+    assert not before & after
+
+
+async def test_keys_out_of_bounds_are_their_callers_alone(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    with server.client() as raw:
+        raw.acl_setuser("gate", enabled=True, passwords=["+pass"], keys=[f"sf:{{{NS}:*"], commands=["+@all"])
+    async with StatefulExecutor.from_url(server.url.replace("redis://", "redis://gate:pass@")) as executor:
+        other = operations.set_linked_pod("other", UID, SVC, 1)
+        told = await asyncio.gather(
+            *(executor.run(link(n)) for n in range(30)),
+            executor.run(other),
+            *(executor.run(link(n)) for n in range(30, 60)),
+            return_exceptions=True,
+        )
+        error = told.pop(30)
+        assert isinstance(error, ScriptError)
+        assert "NOPERM" in str(error) or "permission" in str(error)
+        assert told == [None] * 60
+
+
+async def test_a_value_that_is_no_text_is_its_callers_alone(server: RedisServer, raw: redis.Redis) -> None:
+    raw.set("sf:{games:lk:u7}lobby", b"\xff\xfe")
+    client = asyncio_redis.Redis(port=server.port, decode_responses=True)
+    executor = StatefulExecutor(client)
+    told = await asyncio.gather(*(executor.run(link(n)) for n in range(60)), return_exceptions=True)
+    assert isinstance(told.pop(7), ScriptError)
+    assert told == [None] * 59
+    await client.aclose()
+    raw.flushall()
+
+
+async def test_a_call_given_up_while_it_waited_is_observed(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    seen: list[tuple[str, str]] = []
+    async with StatefulExecutor.from_url(
+        server.url, timeout_seconds=0.5, on_call=lambda name, _, outcome: seen.append((name, outcome))
+    ) as executor:
+        await executor.run(link(0))
+        server.freeze()
+        await asyncio.gather(*(executor.run(link(n)) for n in range(5)), return_exceptions=True)
+        server.thaw()
+    assert seen == [("set_linked_pod", "ok")] + [("set_linked_pod", "unavailable")] * 5

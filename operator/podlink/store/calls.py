@@ -25,6 +25,7 @@ from redis.exceptions import (
     BusyLoadingError,
     ClusterDownError,
     MaxConnectionsError,
+    NoPermissionError,
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
@@ -92,14 +93,20 @@ def conversation(operations: Sequence[Operation[T]]) -> Conversation[list[T | Po
 def merged_conversation(operations: Sequence[Operation[T]]) -> Conversation[list[T | PodLinkError]]:
     """Run operations that have no order among them in as few requests as may be; results as of `conversation`."""
     parcels = list(merge(operations))
-    replies = yield from _talk([operation for operation, _ in parcels], ordered=False)
-    results: list[T | PodLinkError] = []
-    for (_, count), reply in zip(parcels, replies, strict=True):
+    answers = yield from _talk([operation for operation, _ in parcels], ordered=False)
+    replies: list[Reply] = []
+    refused: list[int] = []
+    for (_, count), answer in zip(parcels, answers, strict=True):
+        if count > 1 and isinstance(answer, NoPermissionError):
+            # The keys of one call may be out of bounds; those of the others need not be. Nothing has run.
+            refused += range(len(replies), len(replies) + count)
         # What befell the whole parcel befell each in it.
-        own = reply if count > 1 and isinstance(reply, list) else [reply] * count
-        start = len(results)
-        results += map(_result, operations[start : start + count], own)
-    return results
+        replies += answer if count > 1 and isinstance(answer, list) else [answer] * count
+    if refused:
+        alone = yield from _talk([operations[slot] for slot in refused], ordered=False)
+        for slot, answer in zip(refused, alone, strict=True):
+            replies[slot] = answer
+    return [_result(operation, reply) for operation, reply in zip(operations, replies, strict=True)]
 
 
 def _talk(operations: Sequence[Operation[Any]], *, ordered: bool) -> Conversation[list[Reply]]:
@@ -175,6 +182,13 @@ def _unavailable(operation: Operation[Any], cause: BaseException, *, maybe_appli
     fate = "The call may or may not have been applied." if maybe_applied else "The call was not applied."
     error = RedisUnavailable(f"{operation.name}: {_reason(cause)} {fate}", maybe_applied=maybe_applied)
     return _with_cause(error, cause)
+
+
+def tells_of_replica(reply: Reply) -> bool:
+    """Whether a reply, or one in the list of a batch, says that the server takes no writes."""
+    if isinstance(reply, list):
+        return any(isinstance(inner, ReadOnlyError) for inner in reply)
+    return isinstance(reply, ReadOnlyError)
 
 
 def timed_out(operation: Operation[Any], seconds: float, *, sent: bool) -> RedisUnavailable:

@@ -8,6 +8,7 @@ lost connection is reported. And a pipeline that breaks half way keeps the answe
 """
 
 import asyncio
+import functools
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
@@ -16,7 +17,7 @@ import hiredis
 import redis.asyncio
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from podlink.domain.errors import InvalidArgument, PodLinkError
 from podlink.store import calls, operations
@@ -35,10 +36,6 @@ def _runs(build: Callable[P, Operation[T]]) -> Callable[Concatenate["StatefulExe
         return await self.run(build(*args, **kwargs))
 
     return calls.described_by(build, method)
-
-
-def _nothing() -> None:
-    pass
 
 
 class StatefulExecutor:
@@ -82,7 +79,7 @@ class StatefulExecutor:
         self._on_call = on_call
         # A pool raises when all its connections are in use; here the call waits for one.
         self._free = asyncio.Semaphore(self._pool.max_connections)
-        self._mailbox = Mailbox(self._run_merged, timeout_seconds)
+        self._mailbox = Mailbox(self._run_merged, timeout_seconds, self._report)
 
     @classmethod
     def from_url(
@@ -125,7 +122,7 @@ class StatefulExecutor:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for the calls under way, then close the connections, unless they belong to a client passed in."""
+        """Wait for the single calls under way, then close the connections, unless they belong to a client passed in."""
         await self._mailbox.drain()
         if self._owns_client:
             await self._client.aclose()
@@ -137,9 +134,7 @@ class StatefulExecutor:
             RedisUnavailable: no answer; `maybe_applied` says whether the operation may have been applied.
             ScriptError: the server refused it, or its reply makes no sense.
         """
-        if not operation.target:
-            return operation.parse(())
-        if not self._mailbox.idle:
+        if operation.target and not self._mailbox.idle:
             return await self._mailbox.post(operation)
         with self._mailbox.one_alone():
             (result,) = await self.run_many((operation,))
@@ -153,59 +148,82 @@ class StatefulExecutor:
         Returns:
             For each operation, in its place, its own result or its own error.
         """
-        return await self._converse(many, calls.conversation(many), _nothing)
-
-    async def _run_merged(self, many: Sequence[Operation[T]], on_sent: Callable[[], None]) -> list[T | PodLinkError]:
-        return await self._converse(many, calls.merged_conversation(many), on_sent)
-
-    async def _converse(
-        self,
-        many: Sequence[Operation[T]],
-        conversation: Conversation[list[T | PodLinkError]],
-        on_sent: Callable[[], None],
-    ) -> list[T | PodLinkError]:
         started = time.perf_counter()
-        results = await self._hold(conversation, on_sent)
-        calls.report(many, results, time.perf_counter() - started, self._on_call)
-        return results
-
-    async def _hold(self, conversation: Conversation[T], on_sent: Callable[[], None]) -> T:
+        conversation = calls.conversation(many)
         try:
             requests = next(conversation)
+        except StopIteration as end:
+            results: list[T | PodLinkError] = end.value
+        else:
+            results = await self._go_on(conversation, await self._exchange(lambda: requests))
+        self._report(many, results, time.perf_counter() - started)
+        return results
+
+    async def _run_merged(self, board: Callable[[], Sequence[Operation[T]]]) -> list[T | PodLinkError]:
+        """Run those operations that are still wanted when a connection is there."""
+        started = time.perf_counter()
+        many: list[Operation[T]] = []
+        conversation = calls.merged_conversation(many)
+
+        def requests() -> list[Request]:
+            many.extend(board())
+            return next(conversation) if many else []
+
+        replies = await self._exchange(requests)
+        results = await self._go_on(conversation, replies) if many else []
+        self._report(many, results, time.perf_counter() - started)
+        return results
+
+    def _report(self, many: Sequence[Operation[T]], results: Sequence[T | PodLinkError], seconds: float) -> None:
+        calls.report(many, results, seconds, self._on_call)
+
+    async def _go_on(self, conversation: Conversation[T], replies: list[Reply]) -> T:
+        try:
             while True:
-                requests = conversation.send(await self._exchange(requests, on_sent))
+                requests = conversation.send(replies)
+                replies = await self._exchange(functools.partial(list, requests))
         except StopIteration as end:
             result: T = end.value
             return result
 
-    async def _exchange(self, requests: list[Request], on_sent: Callable[[], None]) -> list[Reply]:
-        """Send requests down one connection and collect as many replies as come."""
+    async def _exchange(self, board: Callable[[], list[Request]]) -> list[Reply]:
+        """Send requests down one connection and collect as many replies as come.
+
+        Args:
+            board: returns the requests; called once, when the connection is there or there will be none.
+        """
+        requests: list[Request] | None = None
         replies: list[Reply] = []
         sent = False
+        cause: Exception
         try:
             async with asyncio.timeout(self._timeout_seconds), self._free:
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
+                    requests = board()
                     packed = b"".join(hiredis.pack_command(request) for request in requests)  # type: ignore[arg-type]
                     sent = True
-                    on_sent()
                     await connection.send_packed_command(packed)
                     while len(replies) < len(requests):
                         try:
-                            replies.append(await connection.read_response())
+                            # As bytes, whatever the client was made with: one value that is no text is one call's own.
+                            replies.append(await connection.read_response(disable_decoding=True))
                         except ResponseError as error:
                             replies.append(error)
-                    if any(isinstance(reply, ReadOnlyError) for reply in replies):
+                    if any(map(calls.tells_of_replica, replies)):
                         # The primary became a replica, and stays one: the next call has to look for the new primary.
                         await connection.disconnect()
                 finally:
                     await self._pool.release(connection)
         except TimeoutError:
             cause = calls.timeout_error(self._timeout_seconds, sent=sent)
-            replies += [Lost(cause, sent)] * (len(requests) - len(replies))
         except (RedisError, OSError) as error:
-            replies += [Lost(error, sent)] * (len(requests) - len(replies))
-        return replies
+            cause = error
+        else:
+            return replies
+        if requests is None:
+            requests = board()
+        return replies + [Lost(cause, sent)] * (len(requests) - len(replies))
 
     set_service_state = _runs(operations.set_service_state)
     get_service_state = _runs(operations.get_service_state)

@@ -5,12 +5,14 @@ has gathered while the last one was under way.
 """
 
 import asyncio
+import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final, NamedTuple, TypeVar
 
+from podlink.domain.errors import PodLinkError
 from podlink.store import calls
 from podlink.store.operations import Operation
 
@@ -25,8 +27,11 @@ FEW: Final = 16
 MOST: Final = 256
 """Calls of one batch, which is a pipeline of several script calls then."""
 
-Run = Callable[[Sequence[Operation[Any]], Callable[[], None]], Awaitable[list[Any]]]
-"""Runs operations, and calls the function before the first may reach the server."""
+Run = Callable[[Callable[[], Sequence[Operation[Any]]]], Awaitable[list[Any]]]
+"""Asks for operations when it can send them, and returns a result for each: a value or a PodLinkError."""
+
+Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], None]
+"""Told of operations that ended without being run, with their results and the seconds that took."""
 
 
 class _Letter(NamedTuple):
@@ -38,26 +43,32 @@ class _Letter(NamedTuple):
 class _Flight:
     """Letters under way together."""
 
-    def __init__(self, letters: Sequence[_Letter]) -> None:
+    def __init__(self, letters: Sequence[_Letter], landed: "asyncio.Future[None]") -> None:
         self.letters = letters
-        self.sent = False
+        self.landed = landed
+        self.boarded: list[_Letter] = []
         self.task: asyncio.Task[None] | None = None
         """Kept here, for the loop does not keep it."""
 
-    def leave(self) -> None:
-        self.sent = True
+    def board(self) -> list[Operation[Any]]:
+        """Choose what is sent: not what was cancelled, or given up, while it waited for a connection."""
+        self.boarded = [letter for letter in self.letters if not letter.future.done()]
+        return [letter.operation for letter in self.boarded]
 
 
 class Mailbox:
     """Takes operations one at a time, and has them run in batches."""
 
-    def __init__(self, run: Run, timeout_seconds: float) -> None:
+    def __init__(self, run: Run, timeout_seconds: float, report: Report) -> None:
         self._run = run
+        self._report = report
         self._timeout_seconds = timeout_seconds
         self._waiting: deque[_Letter] = deque()
         self._flights: set[_Flight] = set()
         self._collecting = False
         self._alarm: asyncio.TimerHandle | None = None
+        # What one caller keeps in context variables is no business of a batch.
+        self._context = contextvars.Context()
 
     def post(self, operation: Operation[T]) -> "asyncio.Future[T]":
         """Have an operation run; the future holds its result, or its PodLinkError."""
@@ -67,9 +78,9 @@ class Mailbox:
         if not self._collecting and self._may_leave():
             self._collecting = True
             # What the other tasks of this turn of the loop ask for comes along.
-            loop.call_soon(self._collect)
+            loop.call_soon(self._collect, context=self._context)
         if self._alarm is None:
-            self._alarm = loop.call_later(self._timeout_seconds, self._give_up)
+            self._alarm = loop.call_later(self._timeout_seconds, self._give_up, context=self._context)
         return future
 
     @property
@@ -80,7 +91,7 @@ class Mailbox:
     @contextmanager
     def one_alone(self) -> Iterator[None]:
         """Occupy a lane with a call that its caller runs: with no company, that is the shortest way."""
-        flight = _Flight(())
+        flight = _Flight((), asyncio.get_running_loop().create_future())
         self._flights.add(flight)
         try:
             yield
@@ -88,10 +99,11 @@ class Mailbox:
             self._land(flight)
 
     async def drain(self) -> None:
-        """Wait until everything posted is answered, which the deadline bounds."""
-        while unanswered := [letter.future for letter in self._unanswered()]:
-            await asyncio.wait(unanswered)
-        if self._alarm is not None:
+        """Wait until everything is answered that was asked for before, which the deadline bounds."""
+        pending = [letter.future for letter in self._unanswered()] + [flight.landed for flight in self._flights]
+        if pending:
+            await asyncio.wait(pending)
+        if self._alarm is not None and not self._waiting and not self._flights:
             self._alarm.cancel()
             self._alarm = None
 
@@ -109,47 +121,59 @@ class Mailbox:
         # The caller of an answered one was cancelled, or its time was up.
         letters = [letter for letter in taken if not letter.future.done()]
         if letters:
-            flight = _Flight(letters)
+            loop = asyncio.get_running_loop()
+            flight = _Flight(letters, loop.create_future())
             self._flights.add(flight)
-            flight.task = asyncio.get_running_loop().create_task(self._fly(flight))
+            flight.task = loop.create_task(self._fly(flight), context=self._context)
 
     async def _fly(self, flight: _Flight) -> None:
-        results: Sequence[Any]
         try:
-            results = await self._run([letter.operation for letter in flight.letters], flight.leave)
-        except asyncio.CancelledError:  # the loop is being closed
+            results = await self._run(flight.board)
+            for letter, result in zip(flight.boarded, results, strict=True):
+                if letter.future.done():
+                    continue
+                if isinstance(result, PodLinkError):
+                    letter.future.set_exception(result)
+                else:
+                    letter.future.set_result(result)
+        except asyncio.CancelledError:  # somebody cancels every task there is
             for letter in flight.letters:
                 letter.future.cancel()
             raise
         except Exception as error:  # noqa: BLE001 - what an observer raises reaches the callers
-            results = [error] * len(flight.letters)
-        for letter, result in zip(flight.letters, results, strict=True):
-            if letter.future.done():
-                continue
-            if isinstance(result, Exception):
-                letter.future.set_exception(result)
-            else:
-                letter.future.set_result(result)
-        self._land(flight)
+            for letter in flight.letters:
+                if not letter.future.done():
+                    letter.future.set_exception(error)
+        finally:
+            self._land(flight)
 
     def _land(self, flight: _Flight) -> None:
         self._flights.discard(flight)
+        if not flight.landed.done():
+            flight.landed.set_result(None)
         if self._waiting and not self._collecting:
             self._collecting = True
             # Not at once: the tasks that were just answered may ask for more.
-            asyncio.get_running_loop().call_soon(self._collect)
+            asyncio.get_running_loop().call_soon(self._collect, context=self._context)
 
     def _give_up(self) -> None:
         """Fail what is past its deadline; behind a stalled batch, a call has waited before it was sent."""
         loop = asyncio.get_running_loop()
         latest = loop.time() - self._timeout_seconds
-        overdue = [(letter, False) for letter in self._waiting]
-        overdue += [(letter, flight.sent) for flight in self._flights for letter in flight.letters]
-        for letter, sent in overdue:
-            if letter.posted <= latest and not letter.future.done():
-                letter.future.set_exception(calls.timed_out(letter.operation, self._timeout_seconds, sent=sent))
+        sent = {letter.future for flight in self._flights for letter in flight.boarded}
+        given_up: list[tuple[_Letter, PodLinkError]] = []
+        for letter in list(self._unanswered()):
+            if letter.posted <= latest:
+                error = calls.timed_out(letter.operation, self._timeout_seconds, sent=letter.future in sent)
+                letter.future.set_exception(error)
+                given_up.append((letter, error))
         oldest = min((letter.posted for letter in self._unanswered()), default=None)
-        self._alarm = None if oldest is None else loop.call_at(oldest + self._timeout_seconds, self._give_up)
+        self._alarm = None
+        if oldest is not None:
+            self._alarm = loop.call_at(oldest + self._timeout_seconds, self._give_up, context=self._context)
+        for letter, failure in given_up:
+            if letter.future not in sent:  # else the batch reports it
+                self._report([letter.operation], [failure], loop.time() - letter.posted)
 
     def _unanswered(self) -> Iterator[_Letter]:
         letters = chain(self._waiting, *(flight.letters for flight in self._flights))

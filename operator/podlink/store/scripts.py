@@ -163,8 +163,11 @@ while ARGV[at] do
     if not fine and type(reply) ~= 'table' then
       reply = redis.error_reply(reply)
     end
+    if reply == nil then
+      reply = false
+    end
     done = done + 1
-    replies[done] = reply == nil and false or reply
+    replies[done] = reply
   end
 end
 return replies
