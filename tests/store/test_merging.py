@@ -166,7 +166,7 @@ async def test_the_executor_outlives_a_cancellation_of_every_task(aexecutor: Sta
     for task in asyncio.all_tasks() - {asyncio.current_task()}:
         task.cancel()
     await asyncio.wait(tasks)
-    assert await asyncio.gather(*(aexecutor.run(link(n, 2)) for n in range(3))) is not None
+    assert set(await asyncio.gather(*(aexecutor.run(link(n, 2)) for n in range(3)))) <= {None, 1}
     assert await aexecutor.get_linked_pod(NS, "u0", SVC) == 2
 
 

@@ -257,11 +257,11 @@ def _duplicate(case: _Case) -> Decision | None:
     if holder is None:
         return None
     linked = case.record.pod_id
-    ours = case.status.owned and linked is not None and linked == case.status.pod_id and not case.record.in_window
+    ours = case.status.owned and linked == case.status.pod_id and not case.record.in_window
     # What the holder would link to itself is left to it, so that the user is not unlinked in between. Under IfAbsent
     # it would only adopt the link, and nobody would own it any more.
     inherited = holder.spec.policy is not Policy.IF_ABSENT and holder.spec.pod_id in (None, linked)
-    if ours and linked is not None and not inherited:
+    if linked is not None and ours and not inherited:
         return Decision(action=ReleaseLink(linked, 0))
     return _report(
         case,

@@ -201,6 +201,7 @@ class StatefulExecutor:
                 connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
                 try:
                     requests = board()
+                    # Its stub says tuple[T] where a tuple of any length is meant.
                     packed = b"".join(hiredis.pack_command(request) for request in requests)  # type: ignore[arg-type]
                     sent = True
                     await connection.send_packed_command(packed)
