@@ -42,8 +42,9 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	    echo "PodLink needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1):" \
 	        "install one, or name it: make PYTHON=python3.13" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --disable-pip-version-check --quiet --require-hashes -r requirements-dev.lock
+	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --require-hashes -r requirements-dev.lock
 	$(BIN)/pip install --disable-pip-version-check --quiet --no-deps --no-build-isolation -e .
+	$(BIN)/pip --disable-pip-version-check check
 	touch $@
 
 clean: ## remove the virtual environment, caches and what `make run` left (not the control plane: ~/.cache/podlink)
