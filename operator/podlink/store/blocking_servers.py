@@ -94,7 +94,7 @@ class Server:
             if not sent:
                 self._circuit.failed()
                 self._cause = error
-            replies += [Lost(error, sent)] * (len(requests) - len(replies))
+            replies += [Lost(error, sent=sent)] * (len(requests) - len(replies))
         finally:
             self._free.release()
         return replies

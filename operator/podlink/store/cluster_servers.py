@@ -84,18 +84,18 @@ class ClusterServers:
             await self._learn()
         except (RedisError, OSError) as error:
             return [outcome(operation, Lost(error, sent=False)) for operation, _ in many]
-        futures = [self._post(operation, ask) for operation, ask in many]
-        answers = await asyncio.gather(*futures, return_exceptions=True)
+        answers = await asyncio.gather(*(self._post(operation, ask) for operation, ask in many), return_exceptions=True)
         if any(isinstance(answer, RedisUnavailable) for answer in answers):
             # A server is away, and others may have its slots by now.
             self._refresh()
         return answers
 
-    def _post(self, operation: Operation[Any], ask: AskError | None) -> "asyncio.Future[Any]":
+    async def _post(self, operation: Operation[Any], ask: AskError | None) -> Any:
         if ask is not None:
-            return self._mailbox(ask.host, int(ask.port)).post_together([cluster.ASKING, operation])[1]
+            (_, result) = await self._mailbox(ask.host, int(ask.port)).post_together([cluster.ASKING, operation])
+            return result
         node = self._owner(operation)
-        return self._mailbox(node.host, int(node.port)).post(operation)
+        return await self._mailbox(node.host, int(node.port)).post(operation)
 
     def _owner(self, operation: Operation[Any]) -> ClusterNode:
         shape = operation.shape

@@ -6,10 +6,9 @@ send, for two reasons. They resend what failed on a broken connection, as often 
 may have run the first time; here a lost connection is reported. And a call through them costs several times as much.
 """
 
-import asyncio
 import functools
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import redis.asyncio
@@ -23,6 +22,7 @@ from podlink.store.cache import LinkCache
 from podlink.store.calls import Durability, Manner, Request
 from podlink.store.cluster_servers import ClusterServers
 from podlink.store.mailbox import Mailbox
+from podlink.store.merging import BATCH_SIZE
 from podlink.store.node import Connect, Node
 from podlink.store.operations import Bulk, Operation
 from podlink.store.operations.links import read_link
@@ -39,7 +39,7 @@ def _runs(build: Callable[P, Operation[T]]) -> Callable[Concatenate["StatefulExe
     """The method that runs what a builder returns; signature and docstring are the builder's."""
 
     async def method(self: "StatefulExecutor", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.run(build(*args, **kwargs))
+        return await self._start(build(*args, **kwargs))
 
     return calls.described_by(build, method)
 
@@ -191,12 +191,7 @@ class StatefulExecutor:
             RedisUnavailable: no answer; `maybe_applied` says whether the operation may have been applied.
             ScriptError: the server refused it, or its reply makes no sense.
         """
-        if self._mailbox is not None and operation.shape.target:
-            return await self._mailbox.post(operation)
-        (result,) = await self.run_many([operation])
-        if isinstance(result, PodLinkError):
-            raise result
-        return result
+        return await self._start(operation)
 
     async def run_many(self, many: Sequence[Operation[T]]) -> list[T | PodLinkError]:
         """Run many operations in one pipeline, in order, but not as a transaction.
@@ -209,7 +204,7 @@ class StatefulExecutor:
         if not any(operation.shape.target for operation in many):
             return [outcome(operation, ()) for operation in many]
         if self._mailbox is not None:
-            return await _all_of(self._mailbox.post_together(many))
+            return await self._mailbox.post_together(many)
         return await self._servers.run(many)
 
     async def nodes(self) -> list[str | None]:
@@ -224,9 +219,26 @@ class StatefulExecutor:
 
     async def _run_all(self, many: Sequence[Operation[Any]]) -> list[Any]:
         """Run operations that have no order among them."""
-        if self._mailbox is not None:
-            return await _all_of([self._mailbox.post(operation) for operation in many])
-        return await self._servers.run(many)
+        if self._mailbox is None:
+            return await self._servers.run(many)
+        parts = [many[start : start + BATCH_SIZE] for start in range(0, len(many), BATCH_SIZE)]
+        futures = [self._mailbox.post_together(part, ordered=False) for part in parts]
+        try:
+            return [result for future in futures for result in await future]
+        finally:
+            for future in futures:
+                future.cancel()  # of what was not sent yet, if this call is cancelled
+
+    def _start(self, operation: Operation[T]) -> Awaitable[T]:
+        if self._mailbox is not None and operation.shape.target:
+            return self._mailbox.post(operation)
+        return self._run_apart(operation)
+
+    async def _run_apart(self, operation: Operation[T]) -> T:
+        (result,) = await self.run_many([operation])
+        if isinstance(result, PodLinkError):
+            raise result
+        return result
 
     @property
     def _servers(self) -> ClusterServers:
@@ -251,7 +263,7 @@ class StatefulExecutor:
     async def _get_linked_pod(self, namespace: str, uid: str, service: str) -> int | None:
         cache = self._cache
         if cache is None:
-            return await self.run(operations.get_linked_pod(namespace, uid, service))
+            return await self._start(operations.get_linked_pod(namespace, uid, service))
         link = namespace, uid, service
         try:
             entry = cache.entries.get(link)
@@ -298,20 +310,3 @@ def _connection_like(client: redis.asyncio.Redis) -> AbstractConnection:
     pool = client.connection_pool
     connection: AbstractConnection = pool.connection_class(**pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)})
     return connection
-
-
-async def _all_of(futures: "Sequence[asyncio.Future[Any]]") -> list[Any]:
-    """The result or PodLinkError of each future; together they are far cheaper awaited in turn than gathered."""
-    results: list[Any] = []
-    try:
-        for future in futures:
-            try:
-                results.append(await future)
-            except PodLinkError as error:
-                results.append(error)
-    finally:
-        for future in futures[len(results) :]:
-            future.cancel()
-            if not future.cancelled():
-                future.exception()  # nobody will ask for it
-    return results

@@ -2,25 +2,24 @@
 
 Nothing waits for company: a call to an idle server leaves at once. Under load the batches grow by themselves, to what
 has gathered while the last ones were under way.
-
-A batch under way is a flight: a conversation (see `calls`) with one server over its one connection.
 """
 
 import asyncio
 import contextvars
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
-from typing import Any, Final, TypeAlias, TypeVar
+from itertools import chain, islice
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
 from redis.exceptions import ReadOnlyError
 
+from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.store.calls import Conversation, Manner, conversation
 from podlink.store.node import Node
 from podlink.store.operations import Operation
-from podlink.store.outcomes import Lost, Reply, outcome, timed_out, timeout_error
+from podlink.store.outcomes import Lost, Reply, outcome, timeout_error
 
 T = TypeVar("T")
 
@@ -36,25 +35,86 @@ MOST: Final = 64
 Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], None]
 """Told of operations that ended, with their results and the seconds that took."""
 
-
 _Letter: TypeAlias = "tuple[Operation[Any], asyncio.Future[Any], float]"
 """An operation, the future of its result, and when it was posted. One is made for every call, so it is no class."""
 
 
-class _Flight:
-    """Letters under way together."""
+class _Parcel(Protocol):
+    """Operations that travel together.
 
-    __slots__ = ("left", "letters", "operations", "talk")
+    Attributes:
+        operations: in the order of the results.
+        manner: how they are sent.
+        since: monotonic time at which the first of them was posted.
+    """
+
+    operations: Sequence[Operation[Any]]
+    manner: Manner
+    since: float
+
+    def futures(self) -> Sequence["asyncio.Future[Any]"]:
+        """What callers wait for."""
+
+    def tell(self, results: Sequence[Any]) -> None:
+        """Hand the results out, PodLinkErrors among them, to those who still wait."""
+
+
+class _Batch:
+    """Single calls, each with a caller of its own."""
+
+    __slots__ = ("_futures", "manner", "operations", "since")
 
     def __init__(self, letters: Sequence[_Letter], manner: Manner) -> None:
-        self.letters = letters
+        self.operations: Sequence[Operation[Any]] = [letter[0] for letter in letters]
+        self._futures = [letter[1] for letter in letters]
+        self.since = letters[0][2]
+        self.manner = manner
+
+    def futures(self) -> Sequence["asyncio.Future[Any]"]:
+        return self._futures
+
+    def tell(self, results: Sequence[Any]) -> None:
+        for future, result in zip(self._futures, results, strict=True):
+            if future.done():  # its caller was cancelled
+                continue
+            if isinstance(result, PodLinkError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+class _Group:
+    """Many operations of one caller, whose future holds the list of their results."""
+
+    __slots__ = ("future", "manner", "operations", "since")
+
+    def __init__(self, operations: Sequence[Operation[Any]], manner: Manner, future: "asyncio.Future[Any]") -> None:
+        self.operations = operations
+        self.manner = manner
+        self.since = time.monotonic()
+        self.future = future
+
+    def futures(self) -> Sequence["asyncio.Future[Any]"]:
+        return [self.future]
+
+    def tell(self, results: Sequence[Any]) -> None:
+        if not self.future.done():
+            self.future.set_result(results)
+
+
+class _Flight:
+    """A parcel under way: a conversation (see `calls`) with the server over its one connection."""
+
+    __slots__ = ("left", "parcel", "talk")
+
+    def __init__(self, parcel: _Parcel) -> None:
         self.left = time.monotonic()
-        self.operations = [operation for operation, _, _ in letters]
-        self.talk: Conversation[list[Any]] = conversation(self.operations, manner)
+        self.parcel = parcel
+        self.talk: Conversation[list[Any]] = conversation(parcel.operations, parcel.manner)
 
 
 class Mailbox:
-    """Takes the operations for one server, one at a time, and has them run in batches."""
+    """Takes the operations for one server, and has them run in batches. It belongs to one event loop."""
 
     def __init__(self, node: Node, timeout_seconds: float, report: Report, manner: Manner) -> None:
         """Send nothing yet.
@@ -69,39 +129,52 @@ class Mailbox:
         self._report = report
         self._timeout_seconds = timeout_seconds
         self._manner = manner
-        self._ordered = Manner(ordered=True, confirm_ms=manner.confirm_ms)
-        self._waiting: deque[_Letter] = deque()
-        self._groups: deque[Sequence[_Letter]] = deque()
-        self._flights: set[_Flight] = set()
+        self._letters: deque[_Letter] = deque()
+        self._groups: deque[_Group] = deque()
+        self._batches: set[_Flight] = set()
+        self._pipelines: set[_Flight] = set()
         self._collecting = False
         self._opening = False
         self._alarm: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         # What one caller keeps in context variables is no business of a batch.
         self._context = contextvars.Context()
 
     def post(self, operation: Operation[T]) -> "asyncio.Future[T]":
         """Have an operation run; the future holds its result, or its PodLinkError."""
-        letter = self._letter(operation)
-        self._waiting.append(letter)
-        if not self._flights:
+        # Asking for the running loop is a system call on some versions of Python.
+        future: asyncio.Future[T] = asyncio.Future(loop=self._loop or self._begin())
+        letters = self._letters
+        letters.append((operation, future, time.monotonic()))
+        if not self._batches:
             if not self._collecting:
                 self._collect()
-        elif len(self._waiting) == FEW:
+        elif len(letters) == FEW:
             # What the other tasks of this turn of the loop ask for comes along.
             self._collect_soon()
-        return letter[1]
+        return future
 
-    def post_together(self, operations: Sequence[Operation[Any]]) -> "list[asyncio.Future[Any]]":
-        """Have operations run in one pipeline, in their order."""
-        letters = [self._letter(operation) for operation in operations]
-        if letters:
-            self._groups.append(letters)
-            self._collect()
-        return [future for _, future, _ in letters]
+    def post_together(
+        self, operations: Sequence[Operation[Any]], *, ordered: bool = True
+    ) -> "asyncio.Future[list[Any]]":
+        """Have operations run in one pipeline; the future holds a result, or a PodLinkError, for each.
+
+        Args:
+            operations: what to run.
+            ordered: whether they keep their order.
+        """
+        loop = self._loop or self._begin()
+        manner = Manner(ordered=True, confirm_ms=self._manner.confirm_ms) if ordered else self._manner
+        group = _Group(operations, manner, loop.create_future())
+        self._groups.append(group)
+        self._collect()
+        return group.future
 
     async def aclose(self) -> None:
         """Wait until everything is answered that was asked for before, which the deadline bounds; and disconnect."""
-        pending = [future for _, future, _ in self._unanswered()]
+        pending = [letter[1] for letter in self._letters] + [group.future for group in self._groups]
+        for flight in chain(self._batches, self._pipelines):
+            pending += flight.parcel.futures()
         if pending:
             await asyncio.wait(pending)
         await self._node.aclose()
@@ -109,53 +182,51 @@ class Mailbox:
             self._alarm.cancel()
             self._alarm = None
 
-    def _letter(self, operation: Operation[Any]) -> _Letter:
-        loop = asyncio.get_running_loop()
-        if self._alarm is None:
-            self._alarm = loop.call_later(self._timeout_seconds, self._give_up, context=self._context)
-        return operation, loop.create_future(), time.monotonic()
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.get_running_loop()
+        return self._loop
 
     def _collect_soon(self) -> None:
         if not self._collecting:
             self._collecting = True
-            asyncio.get_running_loop().call_soon(self._collect, context=self._context)
+            (self._loop or self._begin()).call_soon(self._collect, context=self._context)
 
     def _collect(self) -> None:
+        """Send what may leave."""
         self._collecting = False
+        if self._alarm is None and (self._letters or self._groups):
+            self._set_alarm(self._timeout_seconds)
         if self._node.wire is None:
-            if (self._waiting or self._groups) and not self._opening:
+            if (self._letters or self._groups) and not self._opening:
                 self._opening = True
                 self._node.open(self._opened)
             return
-        while self._groups:
-            self._send(self._groups.popleft(), self._ordered)
-        waiting = self._waiting
-        while waiting and (not self._flights or (len(waiting) >= FEW and len(self._flights) < FLIGHTS)):
-            self._send([waiting.popleft() for _ in range(min(MOST, len(waiting)))], self._manner)
+        letters = self._letters
+        while letters and (not self._batches or (len(letters) >= FEW and len(self._batches) < FLIGHTS)):
+            taken = [letters.popleft() for _ in range(min(MOST, len(letters)))]
+            wanted = [letter for letter in taken if not letter[1].done()]
+            if wanted:
+                self._send(_Flight(_Batch(wanted, self._manner)), self._batches)
+        while self._groups and len(self._pipelines) < FLIGHTS:
+            group = self._groups.popleft()
+            if not group.future.done():
+                self._send(_Flight(group), self._pipelines)
 
     def _opened(self, cause: BaseException | None) -> None:
         self._opening = False
         if cause is None:
             self._collect()
             return
-        letters = [letter for letter in (*self._waiting, *chain(*self._groups)) if not letter[1].done()]
-        self._waiting.clear()
-        self._groups.clear()
-        if isinstance(cause, asyncio.CancelledError):
-            for _, future, _ in letters:
-                future.cancel()
-        elif letters:
-            self._land(
-                _Flight(letters, self._ordered), [outcome(letter[0], Lost(cause, sent=False)) for letter in letters]
-            )
+        for parcel in self._taken(latest=float("inf")):
+            if isinstance(cause, asyncio.CancelledError):
+                for future in parcel.futures():
+                    future.cancel()
+            else:
+                self._land_unsent(parcel, cause)
 
-    def _send(self, taken: Sequence[_Letter], manner: Manner) -> None:
-        # The caller of an answered one was cancelled, or its time was up.
-        letters = [letter for letter in taken if not letter[1].done()]
-        if letters:
-            flight = _Flight(letters, manner)
-            self._flights.add(flight)
-            self._continue(flight, None)
+    def _send(self, flight: _Flight, kind: set[_Flight]) -> None:
+        kind.add(flight)
+        self._continue(flight, None)
 
     def _continue(self, flight: _Flight, replies: list[Reply] | None) -> None:
         """Take a flight's conversation one step further; without replies, it begins."""
@@ -170,22 +241,27 @@ class Mailbox:
         else:
             wire.send(requests, partial(self._continue, flight))
 
+    def _land_unsent(self, parcel: _Parcel, cause: BaseException) -> None:
+        lost = Lost(cause, sent=False)
+        self._land(_Flight(parcel), [outcome(operation, lost) for operation in parcel.operations])
+
     def _land(self, flight: _Flight, results: Sequence[Any]) -> None:
-        self._flights.discard(flight)
+        self._batches.discard(flight)
+        self._pipelines.discard(flight)
+        parcel = flight.parcel
+        if any(
+            isinstance(result, RedisUnavailable) and isinstance(result.__cause__, ReadOnlyError) for result in results
+        ):
+            # The primary became a replica, and stays one: the next call has to look for the new primary.
+            self._node.leave()
         try:
-            self._report(flight.operations, results, time.monotonic() - flight.left)
+            self._report(parcel.operations, results, time.monotonic() - flight.left)
         except Exception as error:  # noqa: BLE001 - what an observer raises reaches the callers
-            results = [error] * len(results)
-        for (_, future, _), result in zip(flight.letters, results, strict=True):
-            if isinstance(result, Exception):
-                if isinstance(result.__cause__, ReadOnlyError):
-                    # The primary became a replica, and stays one: the next call has to look for the new primary.
-                    self._node.leave()
+            for future in parcel.futures():
                 if not future.done():
-                    future.set_exception(result)
-            elif not future.done():
-                future.set_result(result)
-        if self._waiting:
+                    future.set_exception(error)
+        parcel.tell(results)
+        if self._letters or self._groups:
             # Not at once: the tasks that were just answered may ask for more.
             self._collect_soon()
 
@@ -194,25 +270,33 @@ class Mailbox:
         self._alarm = None
         now = time.monotonic()
         latest = now - self._timeout_seconds
-        if any(flight.left <= latest for flight in self._flights):
+        flights = [*self._batches, *self._pipelines]
+        if any(flight.parcel.since <= latest for flight in flights):
             self._node.drop(timeout_error(self._timeout_seconds, sent=True))
-        self._expire(chain(self._waiting, *self._groups), latest, sent=False)
-        self._expire(chain(*(flight.letters for flight in self._flights)), latest, sent=True)
-        times = chain((posted for _, _, posted in self._unanswered()), (flight.left for flight in self._flights))
-        oldest = min((when for when in times if when > latest), default=None)
-        if oldest is not None:
-            delay = oldest + self._timeout_seconds - now
-            loop = asyncio.get_running_loop()
-            self._alarm = loop.call_later(delay, self._give_up, context=self._context)
+        cause = timeout_error(self._timeout_seconds, sent=False)
+        if flights:
+            cause = TimeoutError(f"calls before this one had no answer within {self._timeout_seconds:g} seconds")
+        for parcel in self._taken(latest):
+            self._land_unsent(parcel, cause)
+        times = [flight.parcel.since for flight in flights if flight.parcel.since > latest]
+        times += [letter[2] for letter in islice(self._letters, 1)] + [group.since for group in islice(self._groups, 1)]
+        if times:
+            self._set_alarm(min(times) - latest)
 
-    def _expire(self, letters: Iterable[_Letter], latest: float, *, sent: bool) -> None:
-        for operation, future, posted in letters:
-            if posted <= latest and not future.done():
-                error = timed_out(operation, self._timeout_seconds, sent=sent)
-                future.set_exception(error)
-                if not sent:  # else it is reported when the flight lands
-                    self._report([operation], [error], time.monotonic() - posted)
+    def _taken(self, latest: float) -> list[_Parcel]:
+        """Take out what was posted by then, and waits."""
+        parcels: list[_Parcel] = []
+        letters: list[_Letter] = []
+        while self._letters and self._letters[0][2] <= latest:
+            letter = self._letters.popleft()
+            if not letter[1].done():
+                letters.append(letter)
+        if letters:
+            parcels.append(_Batch(letters, self._manner))
+        while self._groups and self._groups[0].since <= latest:
+            parcels.append(self._groups.popleft())
+        return parcels
 
-    def _unanswered(self) -> Iterator[_Letter]:
-        letters = chain(self._waiting, *self._groups, *(flight.letters for flight in self._flights))
-        return (letter for letter in letters if not letter[1].done())
+    def _set_alarm(self, seconds: float) -> None:
+        loop = self._loop or self._begin()
+        self._alarm = loop.call_later(seconds, self._give_up, context=self._context)

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from redis.exceptions import (
@@ -65,8 +64,7 @@ _ERRORS: Final[dict[str, Callable[[str], Exception]]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Lost:
+class Lost(Exception):  # noqa: N818 - it is no error of a program, but stands where one of the server's would
     """Stands in for a reply that never came.
 
     Attributes:
@@ -74,8 +72,10 @@ class Lost:
         sent: whether the request may have reached the server.
     """
 
-    cause: BaseException
-    sent: bool
+    def __init__(self, cause: BaseException, *, sent: bool) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.sent = sent
 
 
 def server_error(text: str) -> Exception:
@@ -87,9 +87,6 @@ def server_error(text: str) -> Exception:
 
 def outcome(operation: Operation[T], reply: Reply) -> T | PodLinkError:
     """What an operation's reply means: its result, or its error."""
-    if isinstance(reply, Lost):
-        maybe_applied = reply.sent and not isinstance(reply.cause, _NOT_NOW)
-        return unavailable(operation.name, reply.cause, maybe_applied=maybe_applied)
     if isinstance(reply, Exception):
         return _refused(operation, reply)
     try:
@@ -106,6 +103,9 @@ def outcome(operation: Operation[T], reply: Reply) -> T | PodLinkError:
 
 
 def _refused(operation: Operation[Any], error: Exception) -> PodLinkError:
+    if isinstance(error, Lost):
+        maybe_applied = error.sent and not isinstance(error.cause, _NOT_NOW)
+        return unavailable(operation.name, error.cause, maybe_applied=maybe_applied)
     if isinstance(error, _NOT_NOW) or str(error).startswith(_NOT_NOW_CODES):
         return unavailable(operation.name, error, maybe_applied=False)
     return _with_cause(
@@ -124,11 +124,6 @@ def not_replicated(operation: Operation[Any]) -> NotReplicated:
         f"{operation.name}: the primary applied the call, but no replica confirmed it in time; a failover may lose it",
         maybe_applied=True,
     )
-
-
-def timed_out(operation: Operation[Any], seconds: float, *, sent: bool) -> RedisUnavailable:
-    """The error of a call that has no answer when its time is up."""
-    return unavailable(operation.name, timeout_error(seconds, sent=sent), maybe_applied=sent)
 
 
 def timeout_error(seconds: float, *, sent: bool) -> TimeoutError:
