@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import inspect
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from podlink.domain import keys
 from podlink.store import scripts
+from sandbox.redis_cluster import ClusterSet
+from sandbox.redis_sentinel import SentinelSet
+from sandbox.redis_servers import RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     import redis
 
     from podlink import StatefulExecutor, sync
+
+Topology: TypeAlias = RedisServer | SentinelSet | ClusterSet
+
+ONE_SERVER = ("valkey", "redis")
+ONE_PRIMARY = (*ONE_SERVER, "tls", "sentinel")
+ALL_TOPOLOGIES = (*ONE_PRIMARY, "cluster")
 
 NS = "games"
 SVC = "lobby"
@@ -73,6 +82,14 @@ class Wire:
     def evalsha_calls(self) -> int:
         """How many times the server was asked to run a script since the last `config_resetstat`."""
         return self.redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+
+
+def fill(client: redis.Redis, values: Mapping[str, str]) -> None:
+    """Set many strings, which a Cluster's MSET could not."""
+    with client.pipeline(transaction=False) as pipe:
+        for key, value in values.items():
+            pipe.set(key, value)
+        pipe.execute()
 
 
 def orphans(client: redis.Redis, executor: sync.StatefulExecutor, *, prune: bool) -> list[str]:

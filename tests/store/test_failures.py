@@ -18,7 +18,7 @@ from podlink import InvalidArgument, RedisUnavailable, ScriptError, StatefulExec
 from podlink.store import operations
 from podlink.store.calls import Lost, conversation
 from sandbox.processes import until
-from store.harness import LINK, LINKS, NS, SVC, UID, Awaited, Wire
+from store.harness import LINK, LINKS, NS, ONE_SERVER, SVC, UID, Awaited, Topology, Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -176,7 +176,8 @@ async def test_full_server_is_unavailable(
         assert raw.keys() == []
 
 
-async def test_300_tasks_share_a_few_connections(server: RedisServer, raw: redis.Redis) -> None:
+@pytest.mark.only_on(*ONE_SERVER, reason="where connections are counted, only ours may come and go")
+async def test_300_tasks_share_a_few_connections(server: Topology, raw: redis.Redis) -> None:
     before = raw.info("stats")["total_connections_received"]
     async with StatefulExecutor.from_url(server.url, max_connections=5) as executor:
         told = await asyncio.gather(*(executor.set_linked_pod(NS, f"u{n}", SVC, n) for n in range(300)))
@@ -184,7 +185,8 @@ async def test_300_tasks_share_a_few_connections(server: RedisServer, raw: redis
     assert raw.info("stats")["total_connections_received"] - before <= 5
 
 
-def test_threads_share_a_few_connections(server: RedisServer, raw: redis.Redis) -> None:
+@pytest.mark.only_on(*ONE_SERVER, reason="where connections are counted, only ours may come and go")
+def test_threads_share_a_few_connections(server: Topology, raw: redis.Redis) -> None:
     before = raw.info("stats")["total_connections_received"]
     executor = sync.StatefulExecutor.from_url(server.url, max_connections=3)
     with executor, ThreadPoolExecutor(20) as threads:
@@ -303,7 +305,8 @@ async def test_a_client_that_retries_by_itself_does_not_send_a_script_twice(
         await client.aclose()
 
 
-async def test_client_passed_in_stays_open(server: RedisServer, raw: redis.Redis) -> None:
+@pytest.mark.only_on(*ONE_SERVER, reason="the client passed in is one of a plain server")
+async def test_client_passed_in_stays_open(server: Topology, raw: redis.Redis) -> None:
     client = redis.asyncio.Redis(port=server.port, max_connections=3, decode_responses=True)
     async with StatefulExecutor(client) as executor:
         await asyncio.gather(*(executor.set_linked_pod(NS, f"u{n}", SVC, 0) for n in range(50)))
@@ -314,9 +317,10 @@ async def test_client_passed_in_stays_open(server: RedisServer, raw: redis.Redis
     await client.aclose()
 
 
+@pytest.mark.only_on(*ONE_SERVER, reason="the client passed in is one of a plain server")
 @pytest.mark.parametrize("settings", [{"decode_responses": True}, {"protocol": 2}, {"protocol": 3}])
 def test_blocking_client_passed_in_with_any_settings(
-    server: RedisServer, raw: redis.Redis, settings: dict[str, Any]
+    server: Topology, raw: redis.Redis, settings: dict[str, Any]
 ) -> None:
     with redis.Redis(port=server.port, **settings) as client:
         with sync.StatefulExecutor(client) as executor:
