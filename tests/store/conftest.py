@@ -7,6 +7,7 @@ them only carries `@pytest.mark.only_on("valkey", "redis", reason="...")`; it is
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -115,6 +116,21 @@ async def aexecutor(server: Topology, raw: redis.Redis) -> AsyncIterator[Statefu
     """The asyncio executor, where concurrency matters."""
     async with StatefulExecutor.from_url(server.url) as asynchronous:
         yield asynchronous
+
+
+@pytest.fixture(params=["async", "blocking"])
+async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Awaited]]:
+    """Makes an executor of either sort for any URL."""
+    made: list[Any] = []
+
+    def make(url: str, **options: Any) -> Awaited:
+        kind = StatefulExecutor if request.param == "async" else sync.StatefulExecutor
+        made.append(kind.from_url(url, **options))
+        return Awaited(made[-1])
+
+    yield make
+    for executor in made:
+        await (executor.aclose() if isinstance(executor, StatefulExecutor) else asyncio.to_thread(executor.close))
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import traceback
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -82,6 +83,11 @@ class Wire:
     def evalsha_calls(self) -> int:
         """How many times the server was asked to run a script since the last `config_resetstat`."""
         return self.redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+
+
+def whole_text(error: BaseException) -> str:
+    """All that a user may see of an error: its text, its causes, its traceback."""
+    return "".join(traceback.format_exception(error)) + repr(error)
 
 
 def fill(client: redis.Redis, values: Mapping[str, str]) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -18,34 +17,15 @@ from podlink import InvalidArgument, RedisUnavailable, ScriptError, StatefulExec
 from podlink.store import operations
 from podlink.store.calls import Lost, conversation
 from sandbox.processes import until
-from store.harness import LINK, LINKS, NS, ONE_SERVER, SVC, UID, Awaited, Topology, Wire
+from store.harness import LINK, LINKS, NS, ONE_SERVER, SVC, UID, Awaited, Topology, Wire, whole_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from sandbox.redis_servers import RedisServer
 
 PASSWORD = "correct-horse"
 WRONG = "battery-staple"
-
-
-@pytest.fixture(params=["async", "blocking"])
-async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Awaited]]:
-    """Makes an executor of either sort for any URL."""
-    made: list[Any] = []
-
-    def make(url: str, **options: Any) -> Awaited:
-        kind = StatefulExecutor if request.param == "async" else sync.StatefulExecutor
-        made.append(kind.from_url(url, **options))
-        return Awaited(made[-1])
-
-    yield make
-    for executor in made:
-        await (executor.aclose() if isinstance(executor, StatefulExecutor) else asyncio.to_thread(executor.close))
-
-
-def whole_text(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error)) + repr(error)
 
 
 async def test_server_that_stops_and_comes_back(
