@@ -54,12 +54,14 @@ def need(kind: str) -> None:
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> RedisCertificates:
+    """For servers with TLS, which are all of the kind "redis"."""
+    need("redis")
     return write_redis_certificates(tmp_path_factory.mktemp("redis-certificates"))
 
 
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest) -> Iterator[Topology]:
-    need("redis" if request.param in {"redis", "tls"} else "valkey")
+    need("redis" if request.param == "redis" else "valkey")
     make: dict[str, Callable[[], Topology]] = {
         "valkey": lambda: RedisServer("valkey"),
         "redis": lambda: RedisServer("redis"),
@@ -84,6 +86,38 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., RedisSe
     yield start
     for each in started:
         each.close()
+
+
+@pytest.fixture(scope="session")
+def shared_sentinels() -> Iterator[SentinelSet]:
+    with SentinelSet() as running:
+        yield running
+
+
+@pytest.fixture
+def sentinels(shared_sentinels: SentinelSet) -> SentinelSet:
+    """Servers behind Sentinels that a test may break; they are whole and empty at its start."""
+    shared_sentinels.heal()
+    with shared_sentinels.client() as client:
+        client.flushall()
+    return shared_sentinels
+
+
+@pytest.fixture(scope="session")
+def shared_redis_cluster() -> Iterator[ClusterSet]:
+    with ClusterSet() as running:
+        yield running
+
+
+@pytest.fixture
+def redis_cluster(shared_redis_cluster: ClusterSet) -> ClusterSet:
+    """A Cluster that a test may break; it is whole and empty at its start, and counts from there."""
+    shared_redis_cluster.heal()
+    with shared_redis_cluster.client() as client:
+        client.flushall()
+    for each in shared_redis_cluster.servers:
+        each.ask("CONFIG", "RESETSTAT")
+    return shared_redis_cluster
 
 
 @pytest.fixture
