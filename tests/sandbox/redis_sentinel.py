@@ -184,9 +184,9 @@ class SentinelSet:
             f"sentinel parallel-syncs {SERVICE} {REPLICAS}",
         ]
         if self._password:
-            lines.append(f"sentinel auth-pass {SERVICE} {self._password}")
+            lines.append(f'sentinel auth-pass {SERVICE} "{self._password}"')
         if self._sentinel_password:
-            lines.append(f"sentinel sentinel-pass {self._sentinel_password}")
+            lines.append(f'sentinel sentinel-pass "{self._sentinel_password}"')
         if self._tls:
             lines.append("tls-replication yes")
         return lines

@@ -96,8 +96,10 @@ def shared_sentinels() -> Iterator[SentinelSet]:
 
 @pytest.fixture
 def sentinels(shared_sentinels: SentinelSet) -> SentinelSet:
-    """Servers behind Sentinels that a test may break; they are whole and empty at its start."""
+    """Servers behind Sentinels that a test may break; they are whole and empty at its start, and know no script."""
     shared_sentinels.heal()
+    for each in shared_sentinels.servers:
+        each.ask("SCRIPT", "FLUSH")
     with shared_sentinels.client() as client:
         client.flushall()
     return shared_sentinels
