@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import re
 import time
-import traceback
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -20,34 +19,15 @@ from podlink.store.calls import conversation
 from podlink.store.mailbox import FLIGHTS
 from podlink.store.outcomes import Lost
 from sandbox.processes import until, until_async
-from store.harness import LINK, LINKS, NS, SVC, UID, Awaited, Wire
+from store.harness import LINK, LINKS, NS, ONE_SERVER, SVC, UID, Awaited, Topology, Wire, whole_text
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Callable
 
     from sandbox.redis_servers import RedisServer
 
 PASSWORD = "correct-horse"
 WRONG = "battery-staple"
-
-
-@pytest.fixture(params=["async", "blocking"])
-async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Awaited]]:
-    """Makes an executor of either sort for any URL."""
-    made: list[Any] = []
-
-    def make(url: str, **options: Any) -> Awaited:
-        kind = StatefulExecutor if request.param == "async" else sync.StatefulExecutor
-        made.append(kind.from_url(url, **options))
-        return Awaited(made[-1])
-
-    yield make
-    for executor in made:
-        await (executor.aclose() if isinstance(executor, StatefulExecutor) else asyncio.to_thread(executor.close))
-
-
-def whole_text(error: BaseException) -> str:
-    return "".join(traceback.format_exception(error)) + repr(error)
 
 
 async def test_server_that_stops_and_comes_back(
@@ -178,7 +158,8 @@ async def test_full_server_is_unavailable(
         assert raw.keys() == []
 
 
-async def test_tasks_share_one_connection(server: RedisServer, raw: redis.Redis) -> None:
+@pytest.mark.only_on(*ONE_SERVER, reason="where connections are counted, only ours may come and go")
+async def test_tasks_share_one_connection(server: Topology, raw: redis.Redis) -> None:
     before = raw.info("stats")["total_connections_received"]
     async with StatefulExecutor.from_url(server.url) as executor:
         told = await asyncio.gather(*(executor.set_linked_pod(NS, f"u{n}", SVC, n) for n in range(300)))
@@ -186,7 +167,8 @@ async def test_tasks_share_one_connection(server: RedisServer, raw: redis.Redis)
     assert raw.info("stats")["total_connections_received"] - before == 1
 
 
-def test_threads_share_a_few_connections(server: RedisServer, raw: redis.Redis) -> None:
+@pytest.mark.only_on(*ONE_SERVER, reason="where connections are counted, only ours may come and go")
+def test_threads_share_a_few_connections(server: Topology, raw: redis.Redis) -> None:
     before = raw.info("stats")["total_connections_received"]
     executor = sync.StatefulExecutor.from_url(server.url, max_connections=3)
     with executor, ThreadPoolExecutor(20) as threads:
@@ -307,7 +289,8 @@ async def test_a_client_that_retries_by_itself_does_not_send_a_script_twice(
             assert Wire(raw).evalsha_calls() == 3
 
 
-async def test_client_passed_in_stays_open(server: RedisServer, raw: redis.Redis) -> None:
+@pytest.mark.only_on(*ONE_SERVER, reason="the client passed in is one of a plain server")
+async def test_client_passed_in_stays_open(server: Topology, raw: redis.Redis) -> None:
     client = redis.asyncio.Redis(port=server.port, max_connections=3, decode_responses=True)
     async with StatefulExecutor(client) as executor:
         await asyncio.gather(*(executor.set_linked_pod(NS, f"u{n}", SVC, 0) for n in range(50)))
@@ -318,9 +301,10 @@ async def test_client_passed_in_stays_open(server: RedisServer, raw: redis.Redis
     await client.aclose()
 
 
+@pytest.mark.only_on(*ONE_SERVER, reason="the client passed in is one of a plain server")
 @pytest.mark.parametrize("settings", [{"decode_responses": True}, {"protocol": 2}, {"protocol": 3}])
 def test_blocking_client_passed_in_with_any_settings(
-    server: RedisServer, raw: redis.Redis, settings: dict[str, Any]
+    server: Topology, raw: redis.Redis, settings: dict[str, Any]
 ) -> None:
     with redis.Redis(port=server.port, **settings) as client:
         with sync.StatefulExecutor(client) as executor:

@@ -11,7 +11,7 @@ import redis.asyncio as asyncio_redis
 from podlink import RedisUnavailable, ScriptError, StatefulExecutor
 from podlink.store import operations, scripts
 from podlink.store.merging import BATCH_SIZE, READ_SIZE, merge
-from store.harness import LOAD, NS, SVC, UID, Wire
+from store.harness import LOAD, NS, ONE_PRIMARY, ONE_SERVER, SVC, UID, Topology, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,6 +26,7 @@ def link(number: int, pod: int = 1) -> Operation[int | None]:
     return operations.set_linked_pod(NS, f"u{number}", SVC, pod)
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="each server of a Cluster counts its own calls")
 async def test_calls_at_once_are_few_for_the_server(aexecutor: StatefulExecutor, wire: Wire) -> None:
     wire.redis.config_resetstat()
     told = await asyncio.gather(*(aexecutor.set_linked_pod(NS, f"u{n}", SVC, n % 3) for n in range(500)))
@@ -36,6 +37,7 @@ async def test_calls_at_once_are_few_for_the_server(aexecutor: StatefulExecutor,
     assert wire.redis.get("sf:{games:lk:u499}lobby") == "1"
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="calls to a Cluster are merged by server, not by script")
 async def test_a_call_alone_is_the_call_of_its_script(aexecutor: StatefulExecutor, wire: Wire) -> None:
     for number in range(3):
         await aexecutor.set_linked_pod(NS, f"u{number}", SVC, 1)
@@ -112,7 +114,7 @@ async def test_a_lost_server_fails_each_call_by_itself(own_server: Callable[...,
         assert await asyncio.gather(*(executor.run(link(n)) for n in range(300))) == [None] * 300
 
 
-async def test_closing_waits_for_calls_under_way(server: RedisServer, raw: redis.Redis) -> None:
+async def test_closing_waits_for_calls_under_way(server: Topology, raw: redis.Redis) -> None:
     executor = StatefulExecutor.from_url(server.url)
     tasks = [asyncio.create_task(executor.run(link(n))) for n in range(100)]
     await asyncio.sleep(0)
@@ -120,14 +122,14 @@ async def test_closing_waits_for_calls_under_way(server: RedisServer, raw: redis
     assert await asyncio.gather(*tasks) == [None] * 100
 
 
-async def test_every_call_is_observed_under_its_own_name(server: RedisServer, raw: redis.Redis) -> None:
+async def test_every_call_is_observed_under_its_own_name(server: Topology, raw: redis.Redis) -> None:
     seen: list[tuple[str, str]] = []
     async with StatefulExecutor.from_url(server.url, on_call=lambda name, _, end: seen.append((name, end))) as executor:
         await asyncio.gather(*(executor.run(link(n)) for n in range(50)), executor.get_linked_pod(NS, UID, SVC))
     assert sorted(seen) == [("get_linked_pod", "ok")] + [("set_linked_pod", "ok")] * 50
 
 
-async def test_what_an_observer_raises_reaches_every_caller(server: RedisServer, raw: redis.Redis) -> None:
+async def test_what_an_observer_raises_reaches_every_caller(server: Topology, raw: redis.Redis) -> None:
     def observe(*_: object) -> None:
         raise ZeroDivisionError("observer")
 
@@ -185,7 +187,7 @@ async def test_the_executor_outlives_a_cancellation_of_every_task(aexecutor: Sta
     assert await aexecutor.get_linked_pod(NS, "u0", SVC) == 2
 
 
-async def test_closing_ends_while_tasks_go_on_calling(server: RedisServer, raw: redis.Redis) -> None:
+async def test_closing_ends_while_tasks_go_on_calling(server: Topology, raw: redis.Redis) -> None:
     executor = StatefulExecutor.from_url(server.url)
 
     async def call_for_ever(number: int) -> None:
@@ -253,7 +255,8 @@ async def test_keys_out_of_bounds_are_their_callers_alone(own_server: Callable[.
         assert told == [None] * 60
 
 
-async def test_a_value_that_is_no_text_is_its_callers_alone(server: RedisServer, raw: redis.Redis) -> None:
+@pytest.mark.only_on(*ONE_SERVER, reason="the client passed in is one of a plain server")
+async def test_a_value_that_is_no_text_is_its_callers_alone(server: Topology, raw: redis.Redis) -> None:
     raw.set("sf:{games:lk:u7}lobby", b"\xff\xfe")
     client = asyncio_redis.Redis(port=server.port, decode_responses=True)
     async with StatefulExecutor(client) as executor:
