@@ -1,29 +1,33 @@
 """The contenders that are Python, each of which runs in a process of its own.
 
-What redis-py is given is prepared in advance; our own calls are made from namespace, uid and service, as a user makes
-them.
+redis-py is given keys that were made in advance; our own calls make theirs of namespace, uid and service.
 """
 
 import asyncio
 import statistics
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import cycle
 from typing import Any, Final
 
 import redis
 import redis.asyncio
 
-from podlink.bench import sockets
 from podlink.bench.plan import CONNECTIONS, PIPELINE, POD, SERVICE, Plan, link_arguments, uids
 from podlink.store.blocking import StatefulExecutor as BlockingExecutor
 from podlink.store.executor import StatefulExecutor
 
-MANY_TASKS: Final = 500
+_CACHED: Final = 1000
 
 
-async def _rate(plan: Plan, tasks: int, call: Callable[..., Awaitable[Any]], arguments: Iterable[Sequence[Any]]) -> float:
-    """How often a second `call` returns, when so many tasks call it with one of the arguments after the other."""
+async def _rate(
+    plan: Plan, tasks: int, call: Callable[..., Awaitable[Any]], arguments: Iterable[Sequence[Any]]
+) -> float:
+    """How often a second `call` returns, when so many tasks call it with one of the arguments after the other.
+
+    Calls of many tasks return in flocks. The clock is read when those of one certain task return, so that whole flocks
+    are counted.
+    """
     upcoming = cycle(arguments)
     done, stopped = 0, False
 
@@ -35,13 +39,20 @@ async def _rate(plan: Plan, tasks: int, call: Callable[..., Awaitable[Any]], arg
             if stopped:
                 break
 
+    async def work_until(moment: float) -> tuple[int, float]:
+        nonlocal done
+        for each in upcoming:
+            await call(*each)
+            done += 1
+            if (now := time.perf_counter()) >= moment:
+                return done, now
+        raise ValueError("there are no arguments")
+
     async with asyncio.TaskGroup() as group:
-        for _ in range(tasks):
+        for _ in range(tasks - 1):
             group.create_task(work())
-        await asyncio.sleep(plan.warm_up_seconds)
-        before, started = done, time.perf_counter()
-        await asyncio.sleep(plan.seconds)
-        after, ended = done, time.perf_counter()
+        before, started = await work_until(time.perf_counter() + plan.warm_up_seconds)
+        after, ended = await work_until(started + plan.seconds)
         stopped = True
     return (after - before) / (ended - started)
 
@@ -107,6 +118,31 @@ async def podlink_reads(plan: Plan, tasks: int) -> float:
         return await _rate(plan, tasks, executor.get_linked_pod, _reads(plan))
 
 
+async def podlink_bulk(plan: Plan) -> float:
+    """Links a second by calls that set 100 each."""
+    groups = [(plan.namespace, dict.fromkeys(group, POD), SERVICE) for group in _groups(plan)]
+    async with StatefulExecutor.from_url(plan.url) as executor:
+        return PIPELINE * await _rate(plan, CONNECTIONS, executor.set_linked_pods, groups)
+
+
+async def podlink_cached(plan: Plan) -> float:
+    """Microseconds of one read that the cache answers."""
+    reads = _reads(plan)[:_CACHED]
+    async with StatefulExecutor.from_url(plan.url, cache=True) as executor:
+        for each in reads:
+            await executor.get_linked_pod(*each)
+        rounds = 0
+        started = now = time.perf_counter()
+        while now < started + plan.seconds:
+            for each in reads:
+                await executor.get_linked_pod(*each)
+            rounds += 1
+            now = time.perf_counter()
+            # Invalidations are read in between, as in a service.
+            await asyncio.sleep(0)
+    return (now - started) / rounds / len(reads) * 1e6
+
+
 async def podlink_alone(plan: Plan) -> float:
     """Microseconds of one link call on an idle executor."""
     async with StatefulExecutor.from_url(plan.url) as executor:
@@ -132,7 +168,7 @@ async def redis_py_pipelines(plan: Plan) -> float:
         async def send(calls: Sequence[tuple[str | int, ...]]) -> None:
             async with client.pipeline(transaction=False) as pipeline:
                 for arguments in calls:
-                    pipeline.evalsha(*arguments)
+                    pipeline.evalsha(*arguments)  # type: ignore[arg-type] # str and int, in the right places
                 await pipeline.execute()
 
         groups = [([link_arguments(plan, user) for user in group],) for group in _groups(plan)]
@@ -149,19 +185,3 @@ def redis_py_blocking(plan: Plan) -> float:
     """EVALSHA calls a second of one thread."""
     with redis.Redis.from_url(plan.url) as client:
         return _blocking_rate(plan, client.evalsha, _raw_links(plan))
-
-
-MEASURES: Final[Mapping[str, Callable[[Plan], float | Awaitable[float]]]] = {
-    "raw-single": lambda plan: sockets.link_rate(plan, 1),
-    "raw-pipeline": lambda plan: sockets.link_rate(plan, PIPELINE),
-    "raw-get": lambda plan: statistics.median(sockets.read_microseconds(plan)),
-    "redis-py": redis_py_links,
-    "redis-py-pipeline": redis_py_pipelines,
-    "redis-py-blocking": redis_py_blocking,
-    "redis-py-alone": redis_py_alone,
-    "podlink-50": lambda plan: podlink_links(plan, CONNECTIONS),
-    "podlink-500": lambda plan: podlink_links(plan, MANY_TASKS),
-    "podlink-reads": lambda plan: podlink_reads(plan, MANY_TASKS),
-    "podlink-blocking": podlink_blocking,
-    "podlink-alone": podlink_alone,
-}

@@ -5,19 +5,25 @@ All of them work on the same links, filled in beforehand, whose names have the s
 
 import functools
 import random
-from collections.abc import Sequence
-from typing import Any, Final
+from collections.abc import Iterable, Sequence
+from typing import Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
+import hiredis
 import msgspec
 from redis.connection import parse_url
 
 from podlink.domain import keys
 from podlink.store import scripts
 
+Request: TypeAlias = tuple[str | int, ...]
+
 SERVICE: Final = "lobby"
 POD: Final = 1
+"""All links point to this one: what a call costs does not depend on it."""
+
 PODS: Final = 10
+"""Of the service, all of them routable."""
 
 UID_DIGITS: Final = 12
 """As redis-benchmark writes its random numbers."""
@@ -32,6 +38,10 @@ _WARM_UP: Final = 0.2
 """Part of the measured time that goes by before it."""
 
 
+class NotMeasuredError(Exception):
+    """A contender cannot be measured, or not against this server; the text says why."""
+
+
 class Plan(msgspec.Struct, frozen=True):
     """What a worker process is told.
 
@@ -39,12 +49,14 @@ class Plan(msgspec.Struct, frozen=True):
         url: of the server, with its password; it travels through a pipe, never as an argument.
         namespace: of everything that is written.
         links: how many there are.
+        memory_links: how many the memory of the server is measured with.
         seconds: of each measurement.
     """
 
     url: str
     namespace: str
     links: int
+    memory_links: int
     seconds: float
 
     @property
@@ -53,9 +65,19 @@ class Plan(msgspec.Struct, frozen=True):
         return self.seconds * _WARM_UP
 
     @property
+    def extra_uid(self) -> str:
+        """A user beside those that have links, whose link moves."""
+        return uid(self.users)
+
+    @property
+    def users(self) -> int:
+        """How many have a link at some time of a run, without that one."""
+        return max(self.links, self.memory_links)
+
+    @property
     def server(self) -> dict[str, Any]:
         """The URL as arguments of a redis-py connection."""
-        return dict(parse_url(self.url))
+        return dict(parse_url(self.url))  # type: ignore[no-untyped-call]
 
     @property
     def encrypted(self) -> bool:
@@ -76,12 +98,12 @@ def uids(plan: Plan) -> Sequence[str]:
     return tuple(map(uid, numbers))
 
 
-def link_request(plan: Plan, user: str) -> tuple[str | int, ...]:
+def link_request(plan: Plan, user: str, *, persist_seconds: int = keys.PERMANENT) -> Request:
     """The words of one call that links a user, as the executor sends them."""
-    return ("EVALSHA", *link_arguments(plan, user))
+    return ("EVALSHA", *link_arguments(plan, user, persist_seconds=persist_seconds))
 
 
-def link_arguments(plan: Plan, user: str) -> tuple[str | int, ...]:
+def link_arguments(plan: Plan, user: str, *, persist_seconds: int = keys.PERMANENT) -> Request:
     """The same for redis-py's `evalsha`: digest, number of keys, keys, arguments."""
     of_link = (
         keys.link_key(plan.namespace, user, SERVICE),
@@ -89,9 +111,15 @@ def link_arguments(plan: Plan, user: str) -> tuple[str | int, ...]:
         keys.load_key(plan.namespace, SERVICE),
         keys.expiry_key(plan.namespace, SERVICE),
     )
-    return (scripts.SET_LINK.sha1, len(of_link), *of_link, SERVICE, POD, keys.PERMANENT)
+    return (scripts.SET_LINK.sha1, len(of_link), *of_link, SERVICE, POD, persist_seconds)
 
 
-def read_request(plan: Plan, user: str) -> tuple[str, ...]:
+def read_request(plan: Plan, user: str) -> Request:
     """The words of one read."""
     return ("GET", keys.link_key(plan.namespace, user, SERVICE))
+
+
+def pack(requests: Iterable[Request]) -> bytes:
+    """Requests as they go over the wire."""
+    # Its stub says tuple[T] where a tuple of any length is meant.
+    return b"".join(hiredis.pack_command(request) for request in requests)  # type: ignore[arg-type]

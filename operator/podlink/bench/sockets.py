@@ -6,37 +6,33 @@ thread with `select`, as an event loop is one thread.
 
 import selectors
 import socket
+import statistics
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from itertools import cycle
 from typing import Any, Final
 
-import hiredis
-
-from podlink.bench.plan import CONNECTIONS, Plan, link_request, read_request, uids
+from podlink.bench.plan import CONNECTIONS, NotMeasuredError, Plan, Request, link_request, pack, read_request, uids
 
 _PATIENCE_SECONDS: Final = 10
 _CHUNK: Final = 1 << 17
+_READ: Final = 1000
 
 
-class UnexpectedReplyError(Exception):
-    """The server answered something else than what is measured."""
-
-
-def pack(requests: Sequence[tuple[str | int, ...]]) -> bytes:
-    """Requests as they go over the wire."""
-    # Its stub says tuple[T] where a tuple of any length is meant.
-    return b"".join(hiredis.pack_command(request) for request in requests)  # type: ignore[arg-type]
+_LINKED: Final = b"$1\r\n1\r\n"
+"""The link is there and points to this pod already: what each call returns, and each read."""
 
 
 def connect(plan: Plan) -> socket.socket:
     """A socket that is ready for requests.
 
     Raises:
-        UnexpectedReplyError: the server refused the credentials or the database.
+        NotMeasuredError: the connection is to be encrypted, or the server refused the credentials or the database.
         OSError: it cannot be reached.
     """
+    if plan.encrypted:
+        raise NotMeasuredError("plain sockets know no TLS")
     server = plan.server
     if "path" in server:
         raw = socket.socket(socket.AF_UNIX)
@@ -52,11 +48,11 @@ def connect(plan: Plan) -> socket.socket:
         answer = raw.recv(_CHUNK)
         if not answer.startswith(b"+OK"):
             raw.close()
-            raise UnexpectedReplyError(f"{request[0]}: the server says {answer.decode(errors='replace').strip()!r}")
+            raise NotMeasuredError(f"{request[0]}: the server says {answer.decode(errors='replace').strip()!r}")
     return raw
 
 
-def _introduction(server: dict[str, Any]) -> Iterator[tuple[str | int, ...]]:
+def _introduction(server: dict[str, Any]) -> Iterator[Request]:
     if server.get("password"):
         yield tuple(filter(None, ("AUTH", server.get("username"), server["password"])))
     if server.get("db"):
@@ -68,8 +64,7 @@ def link_rate(plan: Plan, depth: int) -> float:
     users = uids(plan)
     groups = [users[start : start + depth] for start in range(0, len(users) - depth + 1, depth)]
     batches = [pack([link_request(plan, user) for user in group]) for group in groups]
-    # The link is there and points to this pod already, so that is what each call returns.
-    return _rate(plan, batches, b"$1\r\n1\r\n" * depth, depth)
+    return _rate(plan, batches, _LINKED * depth, depth)
 
 
 def _rate(plan: Plan, batches: Sequence[bytes], expected: bytes, depth: int) -> float:
@@ -89,7 +84,7 @@ def _exchange(selector: selectors.BaseSelector, outgoing: Iterator[bytes], expec
     """Keep every connection busy for so long; return how many batches came back."""
     done = 0
     ends = time.perf_counter() + seconds
-    while time.perf_counter() < ends:
+    while not done or time.perf_counter() < ends:
         ready = selector.select(_PATIENCE_SECONDS)
         if not ready:
             raise TimeoutError(f"the server did not answer within {_PATIENCE_SECONDS} seconds")
@@ -99,17 +94,17 @@ def _exchange(selector: selectors.BaseSelector, outgoing: Iterator[bytes], expec
             if len(received) < len(expected):
                 continue
             if received != expected:
-                raise UnexpectedReplyError(f"the server answered {bytes(received[:200])!r}")
+                raise NotMeasuredError(f"the server answered {bytes(received[:200])!r}")
             received.clear()
             connection.sendall(next(outgoing))  # type: ignore[union-attr]
             done += 1
     return done
 
 
-def read_microseconds(plan: Plan) -> list[float]:
-    """How long each GET takes over one connection, one at a time."""
+def read_microseconds(plan: Plan) -> float:
+    """How long a GET takes over one connection, one at a time: the median."""
     taken: list[float] = []
-    requests = cycle([pack([read_request(plan, user)]) for user in uids(plan)[:1000]])
+    requests = cycle([pack([read_request(plan, user)]) for user in uids(plan)[:_READ]])
     with connect(plan) as connection:
         ends = time.perf_counter() + plan.warm_up_seconds + plan.seconds
         starts = ends - plan.seconds
@@ -117,9 +112,9 @@ def read_microseconds(plan: Plan) -> list[float]:
         while now < ends:
             connection.sendall(next(requests))
             answer = connection.recv(_CHUNK)
-            if answer != b"$1\r\n1\r\n":
-                raise UnexpectedReplyError(f"the server answered {answer[:200]!r}")
+            if answer != _LINKED:
+                raise NotMeasuredError(f"the server answered {answer[:200]!r}")
             before, now = now, time.perf_counter()
             if now > starts:
                 taken.append((now - before) * 1e6)
-    return taken
+    return statistics.median(taken)

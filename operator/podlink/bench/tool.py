@@ -5,27 +5,12 @@ import shutil
 import subprocess
 from typing import Final
 
-from podlink.bench.plan import CONNECTIONS, Plan, link_request, read_request
+from podlink.bench.plan import CONNECTIONS, NotMeasuredError, Plan, Request, link_request, read_request
 
 _NAMES: Final = ("redis-benchmark", "valkey-benchmark")
 _ANY_USER: Final = "__rand_int__"
 _PATIENCE_SECONDS: Final = 30
 _TRIAL: Final = 2000
-
-
-class ToolError(Exception):
-    """It did not measure; the text says why."""
-
-
-def refusal(plan: Plan) -> str | None:
-    """Why it cannot be used, or None."""
-    if _path() is None:
-        return "no redis-benchmark on PATH (it comes with redis-server)"
-    if plan.encrypted:
-        return "not measured over TLS"
-    if plan.server.get("password"):
-        return "redis-benchmark takes a password only where other users of the machine can see it"
-    return None
 
 
 def link_rate(plan: Plan, depth: int) -> float:
@@ -38,21 +23,25 @@ def read_rate(plan: Plan) -> float:
     return _rate(plan, 1, read_request(plan, _ANY_USER))
 
 
-def _rate(plan: Plan, depth: int, request: tuple[str | int, ...]) -> float:
+def _rate(plan: Plan, depth: int, request: Request) -> float:
     # It takes a number of requests and no time, so a trial tells how many take as long as wanted.
     trial = _TRIAL * (10 if depth > 1 else 1)
     guess = _run(plan, depth, request, trial)
     return _run(plan, depth, request, max(trial, int(guess * plan.seconds)))
 
 
-def _run(plan: Plan, depth: int, request: tuple[str | int, ...], count: int) -> float:
+def _run(plan: Plan, depth: int, request: Request, count: int) -> float:
     server = plan.server
+    if plan.encrypted:
+        raise NotMeasuredError("redis-benchmark is not measured over TLS")
+    if server.get("password"):
+        raise NotMeasuredError("redis-benchmark takes a password only where every user of the machine can read it")
     if "path" in server:
         place = ["-s", server["path"]]
     else:
         place = ["-h", server.get("host", "localhost"), "-p", str(server.get("port", 6379))]
     argv = [
-        *(_path() or "", *place, "--dbnum", str(server.get("db", 0)), "--csv"),
+        *(_path(), *place, "--dbnum", str(server.get("db", 0)), "--csv"),
         *("-c", str(CONNECTIONS), "-P", str(depth), "-n", str(count), "-r", str(plan.links)),
         *map(str, request),
     ]
@@ -61,13 +50,16 @@ def _run(plan: Plan, depth: int, request: tuple[str | int, ...], count: int) -> 
             argv, capture_output=True, text=True, timeout=plan.seconds * 10 + _PATIENCE_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
-        raise ToolError("redis-benchmark did not end in time") from None
+        raise NotMeasuredError("redis-benchmark did not end in time") from None
     rows = list(csv.DictReader(done.stdout.splitlines()))
     if done.returncode != 0 or not rows or "rps" not in rows[0]:
         said = (done.stderr.strip() or done.stdout.strip() or f"exit code {done.returncode}").splitlines()[-1]
-        raise ToolError(f"redis-benchmark: {said}")
+        raise NotMeasuredError(f"redis-benchmark: {said}")
     return float(rows[0]["rps"])
 
 
-def _path() -> str | None:
-    return next(filter(None, map(shutil.which, _NAMES)), None)
+def _path() -> str:
+    for path in map(shutil.which, _NAMES):
+        if path:
+            return path
+    raise NotMeasuredError("no redis-benchmark on PATH; it comes with redis-server")

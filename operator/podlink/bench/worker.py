@@ -1,46 +1,82 @@
 """A process that measures one contender, `python -m podlink.bench.worker NAME`: a line of JSON in, one out, each round.
 
-It stays for all rounds, so that Python starts once, and is connected only while it measures.
+It stays for all rounds, so that Python starts once, and is connected only while it measures. One that fails answers
+with the reason; its traceback is nothing for the user.
 """
 
 import asyncio
 import inspect
 import signal
 import sys
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, TypeAlias
 
 import msgspec
-import redis
 
-from podlink.bench.contenders import MEASURES
-from podlink.bench.plan import Plan
-from podlink.bench.sockets import UnexpectedReplyError
+from podlink.bench import contenders, server, sockets, staleness, tool
+from podlink.bench.plan import CONNECTIONS, PIPELINE, NotMeasuredError, Plan
 from podlink.domain.errors import PodLinkError
+
+Figures: TypeAlias = float | dict[str, float]
+"""By name; or the one that has the name of the contender."""
+
+_MANY_TASKS: Final = 500
+
+MEASURES: Final[Mapping[str, Callable[[Plan], Figures | Awaitable[Figures]]]] = {
+    "redis-benchmark": lambda plan: tool.link_rate(plan, 1),
+    "redis-benchmark-p100": lambda plan: tool.link_rate(plan, PIPELINE),
+    "redis-benchmark-get": tool.read_rate,
+    "raw-single": lambda plan: sockets.link_rate(plan, 1),
+    "raw-pipeline": lambda plan: sockets.link_rate(plan, PIPELINE),
+    "raw-get": sockets.read_microseconds,
+    "redis-py": contenders.redis_py_links,
+    "redis-py-pipeline": contenders.redis_py_pipelines,
+    "redis-py-blocking": contenders.redis_py_blocking,
+    "redis-py-alone": contenders.redis_py_alone,
+    "podlink-50": lambda plan: contenders.podlink_links(plan, CONNECTIONS),
+    "podlink-500": lambda plan: contenders.podlink_links(plan, _MANY_TASKS),
+    "podlink-bulk": contenders.podlink_bulk,
+    "podlink-reads": lambda plan: contenders.podlink_reads(plan, _MANY_TASKS),
+    "podlink-blocking": contenders.podlink_blocking,
+    "podlink-alone": contenders.podlink_alone,
+    "podlink-cached": contenders.podlink_cached,
+    "staleness": staleness.staleness,
+    "blocked": server.blocked,
+    "memory": server.memory,
+}
 
 
 class Answer(msgspec.Struct):
     """What one round gave.
 
     Attributes:
-        value: measured, in the unit of the contender.
-        problem: why there is none.
+        figures: by name.
+        problem: why there are none.
     """
 
-    value: float = 0
+    figures: dict[str, float] = {}
     problem: str = ""
 
 
-def answer(name: str, plan: Plan) -> Answer:
+def answer(contender: str, plan: Plan) -> Answer:
     """Measure once."""
     try:
-        measured: Any = MEASURES[name](plan)
-        return Answer(value=asyncio.run(measured) if inspect.iscoroutine(measured) else measured)
-    except* (PodLinkError, redis.RedisError, UnexpectedReplyError, OSError) as failed:
-        first: BaseException = failed
-        while isinstance(first, BaseExceptionGroup):
-            first = first.exceptions[0]
-        problem = str(first) or type(first).__name__
-    return Answer(problem=problem)
+        measured = MEASURES[contender](plan)
+        figures = asyncio.run(_awaited(measured)) if inspect.isawaitable(measured) else measured
+    except Exception as error:  # noqa: BLE001 - whatever it is, it is this contender's alone
+        return Answer(problem=_reason(error))
+    return Answer(figures if isinstance(figures, dict) else {contender: figures})
+
+
+async def _awaited(measured: Awaitable[Figures]) -> Figures:
+    return await measured
+
+
+def _reason(error: BaseException) -> str:
+    while isinstance(error, BaseExceptionGroup):
+        # A task group of many tasks that failed alike.
+        error = error.exceptions[0]
+    return str(error) if isinstance(error, NotMeasuredError | PodLinkError) else f"{type(error).__name__}: {error}"
 
 
 def main() -> None:
