@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import redis.asyncio as asyncio_redis
 
 from podlink import RedisUnavailable, ScriptError, StatefulExecutor
 from podlink.store import operations, scripts
-from podlink.store.merging import BATCH_SIZE, merge
+from podlink.store.merging import BATCH_SIZE, READ_SIZE, merge
 from store.harness import LOAD, NS, SVC, UID, Wire
 
 if TYPE_CHECKING:
@@ -139,8 +140,22 @@ def test_batches_hold_so_many_calls_at_most() -> None:
     read = operations.get_linked_pod(NS, UID, SVC)
     many = [link(n) for n in range(BATCH_SIZE * 2 + 1)]
     merged = list(merge([*many, read, read, link(0), operations.get_linked_services(NS, UID)]))
-    assert [count for _, count in merged] == [BATCH_SIZE, BATCH_SIZE, 1, 1, 1, 2]
-    assert [operation.target for operation, _ in merged] == ["batch", "batch", "statefulSetLink", "GET", "GET", "batch"]
+    assert [count for _, count in merged] == [BATCH_SIZE, BATCH_SIZE, 5]
+    assert {operation.target for operation, _ in merged} == {"batch"}
+
+
+def test_reads_alone_travel_as_one_command() -> None:
+    merged = list(merge([operations.get_linked_pod(NS, f"u{n}", SVC) for n in range(READ_SIZE + 1)]))
+    assert [(operation.target, count) for operation, count in merged] == [("MGET", READ_SIZE), ("GET", 1)]
+
+
+def test_what_is_neither_link_nor_read_travels_alone() -> None:
+    merged = list(merge([link(0), link(1), operations.ping(), link(2)]))
+    assert [(operation.target, count) for operation, count in merged] == [
+        ("batch", 2),
+        ("PING", 1),
+        ("statefulSetLink", 1),
+    ]
 
 
 async def test_a_call_cancelled_before_there_was_a_connection_is_never_sent(
@@ -181,9 +196,12 @@ async def test_closing_ends_while_tasks_go_on_calling(server: RedisServer, raw: 
     for _ in range(10):
         await asyncio.sleep(0)
     await asyncio.wait_for(executor.aclose(), 10)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+    told = await asyncio.gather(*tasks, return_exceptions=True)
+    # Sent before or after the end, they end; and nothing connects again.
+    assert {type(error) for error in told} == {RedisUnavailable}
+    with pytest.raises(RedisUnavailable, match="the executor was closed") as error:
+        await executor.run(link(0))
+    assert error.value.maybe_applied is False
     await executor.aclose()
 
 
@@ -238,8 +256,8 @@ async def test_keys_out_of_bounds_are_their_callers_alone(own_server: Callable[.
 async def test_a_value_that_is_no_text_is_its_callers_alone(server: RedisServer, raw: redis.Redis) -> None:
     raw.set("sf:{games:lk:u7}lobby", b"\xff\xfe")
     client = asyncio_redis.Redis(port=server.port, decode_responses=True)
-    executor = StatefulExecutor(client)
-    told = await asyncio.gather(*(executor.run(link(n)) for n in range(60)), return_exceptions=True)
+    async with StatefulExecutor(client) as executor:
+        told = await asyncio.gather(*(executor.run(link(n)) for n in range(60)), return_exceptions=True)
     assert isinstance(told.pop(7), ScriptError)
     assert told == [None] * 59
     await client.aclose()

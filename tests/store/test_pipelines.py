@@ -11,19 +11,16 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 from podlink import PodLinkError, RedisUnavailable, ScriptError, Service
 from podlink.store import operations, scripts
 from podlink.store.calls import conversation
-from podlink.store.operations import Operation
+from podlink.store.operations.base import command
 from store.harness import LINK, LINKS, LOAD, NS, SVC, UID, Awaited, Wire
 
 if TYPE_CHECKING:
     import redis
 
-KILL_THIS_CONNECTION = Operation(
-    name="kill",
-    script=None,
-    command="CLIENT KILL",
-    keys=(),
-    args=("TYPE", "normal", "SKIPME", "no"),
-    parse=lambda killed: killed >= 1,
+    from podlink.store.operations import Operation
+
+KILL_THIS_CONNECTION = command(
+    "kill", "CLIENT KILL", lambda killed: killed >= 1, args=("TYPE", "normal", "SKIPME", "no")
 )
 
 
@@ -36,7 +33,7 @@ async def test_results_come_in_the_order_of_the_operations(executor: Awaited) ->
         move(0),
         operations.try_set_linked_pod(NS, UID, SVC, 1),
         operations.get_linked_pod(NS, UID, SVC),
-        operations.get_linked_pods(NS, [], SVC),
+        operations.get_workload_states(NS, []),
         operations.remove_linked_pod(NS, UID, SVC),
         operations.get_linked_services(NS, UID),
     ]
