@@ -14,10 +14,11 @@ import redis
 import redis.asyncio
 
 from podlink.bench.plan import CONNECTIONS, PIPELINE, POD, SERVICE, Plan, link_arguments, uids
+from podlink.domain import keys
 from podlink.store.blocking import StatefulExecutor as BlockingExecutor
 from podlink.store.executor import StatefulExecutor
 
-_CACHED: Final = 1000
+_READ: Final = 1000
 
 
 async def _rate(
@@ -127,7 +128,7 @@ async def podlink_bulk(plan: Plan) -> float:
 
 async def podlink_cached(plan: Plan) -> float:
     """Microseconds of one read that the cache answers."""
-    reads = _reads(plan)[:_CACHED]
+    reads = _reads(plan)[:_READ]
     async with StatefulExecutor.from_url(plan.url, cache=True) as executor:
         for each in reads:
             await executor.get_linked_pod(*each)
@@ -179,6 +180,13 @@ async def redis_py_alone(plan: Plan) -> float:
     """Microseconds of one EVALSHA on an idle client."""
     async with redis.asyncio.Redis.from_url(plan.url) as client:
         return await _microseconds(plan, client.evalsha, _raw_links(plan))
+
+
+async def redis_py_get(plan: Plan) -> float:
+    """Microseconds of one GET on an idle client."""
+    async with redis.asyncio.Redis.from_url(plan.url) as client:
+        reads = [(keys.link_key(plan.namespace, user, SERVICE),) for user in uids(plan)[:_READ]]
+        return await _microseconds(plan, client.get, reads)
 
 
 def redis_py_blocking(plan: Plan) -> float:

@@ -33,6 +33,7 @@ MEASURES: Final[Mapping[str, Callable[[Plan], Figures | Awaitable[Figures]]]] = 
     "redis-py-pipeline": contenders.redis_py_pipelines,
     "redis-py-blocking": contenders.redis_py_blocking,
     "redis-py-alone": contenders.redis_py_alone,
+    "redis-py-get": contenders.redis_py_get,
     "podlink-50": lambda plan: contenders.podlink_links(plan, CONNECTIONS),
     "podlink-500": lambda plan: contenders.podlink_links(plan, _MANY_TASKS),
     "podlink-bulk": contenders.podlink_bulk,
