@@ -84,9 +84,10 @@ class StatefulExecutor:
         if isinstance(client, redis.Redis):
             self._server = make(client, manner=Manner(merged=True, confirm_ms=confirm_ms))
         elif isinstance(client, redis.RedisCluster) or callable(client):
+            passed = isinstance(client, redis.RedisCluster)
             connect = (lambda: client) if isinstance(client, redis.RedisCluster) else client
             apart = functools.partial(make, manner=Manner(confirm_ms=confirm_ms))
-            self._cluster = ClusterServers(connect, apart, timeout_seconds)
+            self._cluster = ClusterServers(connect, apart, timeout_seconds, owned=not passed)
         else:
             raise InvalidArgument(
                 "client must be a redis.Redis or RedisCluster, got"
@@ -143,7 +144,9 @@ class StatefulExecutor:
         self.close()
 
     def close(self) -> None:
-        """Close the connections, unless they belong to a client that was passed in."""
+        """Close the connections; a client that was passed in stays open."""
+        if self._server is not None:
+            self._server.close()
         if self._owned is not None:
             sentinel = getattr(self._owned.connection_pool, "sentinel_manager", None)
             for client in (*(sentinel.sentinels if sentinel else ()), self._owned):
