@@ -75,6 +75,7 @@ def test_every_figure_is_in_table_json_chart_and_page(server: RedisServer, raw: 
     assert json.loads((tmp_path / "bench.json").read_bytes()) == found
 
 
+@pytest.mark.only_on("valkey", reason="one server is enough to see a program at work")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing(
     server: RedisServer, raw: redis.Redis, tmp_path: Path, number: signal.Signals
