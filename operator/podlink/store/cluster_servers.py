@@ -11,15 +11,18 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AskError, RedisError
 
-from podlink.domain.errors import RedisUnavailable
+from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.store import cluster
 from podlink.store.mailbox import Mailbox
 from podlink.store.node import Connect
 from podlink.store.operations import Operation
-from podlink.store.outcomes import Lost, outcome, unavailable
+from podlink.store.outcomes import Lost, outcome, timeout_error, unavailable
 
 _FRESH_SECONDS: Final = 0.25
 """A map of a cluster that is so new is not asked for again."""
+
+_PATIENCE: Final = 1.05
+"""Of a call, in time-outs: one step that is late says itself whether it was sent."""
 
 
 class ClusterServers:
@@ -38,12 +41,30 @@ class ClusterServers:
         self._make = make
         self._timeout_seconds = timeout_seconds
         self._mailboxes: dict[str, Mailbox] = {}
+        self._running: set[asyncio.Task[Any]] = set()
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = float("-inf")
 
     async def run(self, many: Sequence[Operation[Any]]) -> list[Any]:
-        """Run operations; each has its own result, or PodLinkError, in its own place."""
-        talk = cluster.rounds(many, self._timeout_seconds)
+        """Run operations; each has its own result, or PodLinkError, in its own place.
+
+        Each goes through its steps by itself, so that a server that hangs holds up no other's; and through all of them,
+        also when the caller is cancelled or does not wait any longer, so that a link that was made is booked.
+        """
+        loop = asyncio.get_running_loop()
+        tasks = [loop.create_task(self._run(operation)) for operation in many]
+        self._running.update(tasks)
+        for task in tasks:
+            task.add_done_callback(self._running.discard)
+        await asyncio.wait(tasks, timeout=self._timeout_seconds * _PATIENCE)
+        late = Lost(timeout_error(self._timeout_seconds, sent=True), sent=True)
+        return [
+            task.result() if task.done() else outcome(operation, late)
+            for task, operation in zip(tasks, many, strict=True)
+        ]
+
+    async def _run(self, operation: Operation[Any]) -> Any:
+        talk = cluster.rounds([operation], self._timeout_seconds)
         try:
             step = next(talk)
             while True:
@@ -54,8 +75,8 @@ class ClusterServers:
                     await asyncio.sleep(step.pause_seconds)
                 step = talk.send(await self._send(step.asked))
         except StopIteration as end:
-            results: list[Any] = end.value
-            return results
+            (result,) = end.value
+            return result
 
     async def nodes(self) -> list[str]:
         """Addresses of the primaries.
@@ -71,6 +92,8 @@ class ClusterServers:
 
     async def aclose(self) -> None:
         """Wait for what is under way, and close all connections."""
+        if self._running:
+            await asyncio.wait(self._running)
         for mailbox in self._mailboxes.values():
             await mailbox.aclose()
         if self._asking is not None:
@@ -85,6 +108,9 @@ class ClusterServers:
         except (RedisError, OSError) as error:
             return [outcome(operation, Lost(error, sent=False)) for operation, _ in many]
         answers = await asyncio.gather(*(self._post(operation, ask) for operation, ask in many), return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, PodLinkError):
+                raise answer  # an observer's, for example
         if any(isinstance(answer, RedisUnavailable) for answer in answers):
             # A server is away, and others may have its slots by now.
             self._refresh()
