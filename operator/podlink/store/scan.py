@@ -52,7 +52,7 @@ async def scan_services(
         InvalidArgument: an invalid namespace.
         RedisUnavailable: no answer; the walk has to be started again.
     """
-    async for slice_ in _walk(executor, namespace, _ALL_KEYS if prune else _SERVICE_KEYS):
+    async for slice_ in walk(executor, namespace, _ALL_KEYS if prune else _SERVICE_KEYS):
         if prune:
             await _prune(executor, slice_)
         found = {service for key in slice_ if (service := keys.service_of_key(key))}
@@ -60,13 +60,30 @@ async def scan_services(
             yield found
 
 
-async def _walk(executor: StatefulExecutor, namespace: str | None, rest: str) -> AsyncIterator[list[str]]:
+async def walk(
+    executor: StatefulExecutor, namespace: str | None, rest: str, *, slice_keys: int = _SLICE_KEYS
+) -> AsyncIterator[list[str]]:
+    """Go once over the whole keyspace.
+
+    Args:
+        executor: runs the slices.
+        namespace: only the keys of this one; None for all.
+        rest: glob of what follows the namespace in a key.
+        slice_keys: about how many keys the server looks at for one slice.
+
+    Yields:
+        The keys that match, a slice of the keyspace at a time: often none, and a key may come twice.
+
+    Raises:
+        InvalidArgument: an invalid namespace.
+        RedisUnavailable: no answer; the walk has to be started again.
+    """
     if namespace is not None:
         keys.check_namespace(namespace)
     pattern = "sf:{" + ("*" if namespace is None else _literal(namespace)) + rest
     cursor = -1
     while cursor != 0:
-        cursor, found = await executor.run(operations.scan(max(cursor, 0), pattern, _SLICE_KEYS))
+        cursor, found = await executor.run(operations.scan(max(cursor, 0), pattern, slice_keys))
         yield found
 
 
