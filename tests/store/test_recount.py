@@ -15,7 +15,8 @@ import redis
 from podlink import InvalidArgument, RedisUnavailable, StatefulExecutor, sync
 from podlink.domain import keys
 from podlink.store import operations
-from podlink.store.recount import SLICE_KEYS, Recount, Repair, recount
+from podlink.store.recount import Recount, Repair, recount
+from podlink.store.recount.counting import SLICE_KEYS
 from sandbox.processes import until, until_async
 from store.harness import EXPIRY, LINK, LINKS, LOAD, NS, STATE, SVC, UID, Wire, orphans
 

@@ -13,7 +13,8 @@ from podlink.controller import recounter
 from podlink.controller.recounter import Recounter
 from podlink.domain.errors import PodLinkError, RedisUnavailable, ScriptError
 from podlink.metrics import Metrics
-from podlink.store.recount import Pace, Recount, Repair
+from podlink.store.recount import Recount, Repair
+from podlink.store.recount.inquiry import Pace
 from sandbox.processes import until_async
 
 if TYPE_CHECKING:

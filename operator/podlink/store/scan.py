@@ -1,7 +1,8 @@
 """The walk over the keyspace: which services does Redis know, and which listed links have expired.
 
 It looks at every key once, in slices that hold the server up for a millisecond or so each. SCAN promises that a key
-which is there all the time is seen, and that it may be seen twice; one that comes or goes meanwhile may be missed.
+which is there all the time is seen, and that it may be seen twice; one that comes or goes meanwhile may be missed, as
+may one that moves from server to server of a Cluster.
 """
 
 import logging
@@ -63,7 +64,7 @@ async def scan_services(
 async def walk(
     executor: StatefulExecutor, namespace: str | None, rest: str, *, slice_keys: int = _SLICE_KEYS
 ) -> AsyncIterator[list[str]]:
-    """Go once over the whole keyspace.
+    """Go once over the whole keyspace: of a Cluster, over that of each primary in turn.
 
     Args:
         executor: runs the slices.
@@ -81,10 +82,11 @@ async def walk(
     if namespace is not None:
         keys.check_namespace(namespace)
     pattern = "sf:{" + ("*" if namespace is None else _literal(namespace)) + rest
-    cursor = -1
-    while cursor != 0:
-        cursor, found = await executor.run(operations.scan(max(cursor, 0), pattern, slice_keys))
-        yield found
+    for node in await executor.nodes():
+        cursor = -1
+        while cursor != 0:
+            cursor, found = await executor.run(operations.scan(max(cursor, 0), pattern, slice_keys, node=node))
+            yield found
 
 
 async def _prune(executor: StatefulExecutor, found: Iterable[str]) -> None:

@@ -15,9 +15,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 from podlink.domain import keys
 from podlink.domain.keys import ServiceName, Uid
 from podlink.store import scripts
-from podlink.store.operations import Operation
+from podlink.store.operations import Operation, Shape, replies
+from podlink.store.operations.base import command
+from podlink.store.recount.tally import Bounds
 from podlink.store.scripts import Script
-from podlink.store.tally import Bounds
 
 T = TypeVar("T")
 
@@ -169,26 +170,25 @@ def read_links(uid: Uid) -> Operation[list[Link]]:
             if (name := _service_name(uid.namespace, service)) is not None and (pod := _pod_id(value)) is not None
         ]
 
-    key = keys.link_hash_key(*uid)
-    return _script("read_links", _READ_LINKS, (key,), (), parse, namespace=uid.namespace, uid=uid.uid)
+    return _script("read_links", _READ_LINKS, (keys.link_hash_key(*uid),), parse, namespace=uid.namespace, uid=uid.uid)
 
 
 def settle(service: ServiceName) -> Operation[None]:
     """Take temporary links that have ended off the loads, at most a thousand, as every reader of loads does."""
     service_keys = (keys.state_key(*service), keys.load_key(*service), keys.expiry_key(*service))
-    return _script("settle", scripts.GET_SERVICE, service_keys, (), lambda _: None, *service)
+    return _script("settle", scripts.GET_SERVICE, service_keys, replies.nothing, **service._asdict())
 
 
 def read_loads(service: ServiceName) -> Operation[Loads]:
     """Read the loads of a service, and whether they still contain links that have ended."""
 
     def parse(reply: Any) -> Loads:
-        due, flat = reply
-        pairs = flat.items() if isinstance(flat, dict) else zip(flat[::2], flat[1::2], strict=True)
-        return Loads(int(due), {pod: int(load) for value, load in pairs if (pod := _pod_id(value)) is not None})
+        due, loads = reply
+        by_pod = {pod: int(load) for value, load in replies.pairs(loads) if (pod := _pod_id(value)) is not None}
+        return Loads(int(due), by_pod)
 
     service_keys = (keys.load_key(*service), keys.expiry_key(*service))
-    return _script("read_loads", _READ_LOADS, service_keys, (), parse, *service)
+    return _script("read_loads", _READ_LOADS, service_keys, parse, **service._asdict())
 
 
 def mend_load(service: ServiceName, pod: int, bounds: Bounds) -> Operation[tuple[int, int]]:
@@ -202,7 +202,8 @@ def mend_load(service: ServiceName, pod: int, bounds: Bounds) -> Operation[tuple
         before, after = reply
         return int(before), int(after)
 
-    return _script("mend_load", _MEND_LOAD, (keys.load_key(*service),), (pod, *bounds), parse, *service)
+    args = (pod, *bounds)
+    return _script("mend_load", _MEND_LOAD, (keys.load_key(*service),), parse, args=args, **service._asdict())
 
 
 def mend_member(member: Member, *, found: float | None, right: int | None, unit: int) -> Operation[bool]:
@@ -217,19 +218,19 @@ def mend_member(member: Member, *, found: float | None, right: int | None, unit:
     service = ServiceName(member.namespace, member.service)
     args = (str(member), member.pod, "" if found is None else repr(found), "" if right is None else right, unit)
     service_keys = (keys.load_key(*service), keys.expiry_key(*service))
-    return _script("mend_member", _MEND_MEMBER, service_keys, args, _flag, *service, uid=member.uid)
+    return _script(
+        "mend_member", _MEND_MEMBER, service_keys, replies.flag, args=args, uid=member.uid, **service._asdict()
+    )
 
 
 def member_scores(service: ServiceName, members: Iterable[Member]) -> Operation[list[float | None]]:
     """Read the scores of members, in their order; None for one that is not there."""
-    return _command(
-        "member_scores",
-        "ZMSCORE",
-        keys.expiry_key(*service),
-        tuple(map(str, members)),
-        lambda reply: [None if score is None else float(score) for score in reply],
-        service,
-    )
+
+    def parse(reply: Any) -> list[float | None]:
+        return [None if score is None else float(score) for score in reply]
+
+    expiry, args = keys.expiry_key(*service), tuple(map(str, members))
+    return command("member_scores", "ZMSCORE", parse, keys=(expiry,), args=args, **service._asdict())
 
 
 def scan_members(service: ServiceName, cursor: int, count: int) -> Operation[tuple[int, dict[Member, float]]]:
@@ -246,34 +247,27 @@ def scan_members(service: ServiceName, cursor: int, count: int) -> Operation[tup
 
     def parse(reply: Any) -> tuple[int, dict[Member, float]]:
         after, flat = reply
-        pairs = zip(flat[::2], flat[1::2], strict=True)
-        found = {member: float(score) for value, score in pairs if (member := _member(service, value)) is not None}
+        scores = replies.pairs(flat)
+        found = {member: float(score) for value, score in scores if (member := _member(service, value)) is not None}
         return int(after), found
 
-    return _command("scan_members", "ZSCAN", keys.expiry_key(*service), (cursor, "COUNT", count), parse, service)
+    expiry, args = keys.expiry_key(*service), (cursor, "COUNT", count)
+    return command("scan_members", "ZSCAN", parse, keys=(expiry,), args=args, **service._asdict())
 
 
 def _script(
     name: str,
     script: Script,
     script_keys: tuple[str, ...],
-    args: tuple[str | int, ...],
     parse: Callable[[Any], T],
+    *,
+    args: tuple[str | int, ...] = (),
     namespace: str,
     service: str | None = None,
-    uid: str | None = None,
+    uid: str = "",
 ) -> Operation[T]:
-    return Operation(name, script_keys, parse, script=script, args=args, namespace=namespace, service=service, uid=uid)
-
-
-def _command(
-    name: str, command: str, key: str, args: tuple[str | int, ...], parse: Callable[[Any], T], service: ServiceName
-) -> Operation[T]:
-    return Operation(name, (key,), parse, command=command, args=args, **service._asdict())
-
-
-def _flag(reply: Any) -> bool:
-    return int(reply) == 1
+    shape = Shape(name, parse, script=script, keys=script_keys, before=args, namespace=namespace, service=service)
+    return Operation(shape, uid)
 
 
 def _text(value: Any) -> str | None:

@@ -1,78 +1,25 @@
-"""The recount: brings every pod's load to the number of links that it has.
-
-A link counts for the pod its string names when its uid's hash lists the service and the string lives; one in its
-reconnect window has no field, and counts nothing. Our clients book a link and its load in one step (on Redis Cluster
-in two, a moment apart), so loads stay right by themselves. They go wrong where clients that know no loads write links,
-where somebody dies between the two slots of Redis Cluster or with a reservation in hand, and where moves of one link
-cross there.
-
-Counting is the easy part. The walk over all keys takes seconds or minutes, and is no snapshot: a link that is made and
-one that is removed meanwhile may both be seen, or neither. Setting a load to such a count would make right loads wrong,
-in busy services always. So nothing is ever set to a count. What is wrong is taken as a difference, which stays the same
-while our clients make and remove links and adjust the load with them, and which is safe to add whenever it has been
-found. How large it is at the least is proved like this.
-
-Temporary links can be compared one by one, because each has its unit of load in the expiry set: see `members`. That
-comes first, during one walk.
-
-Permanent links are but a sum. Several walks are made, and loads are read before, during and after each. Of one pod:
-
-- a link that every walk saw there was there all the time in between (A), and one that no walk saw was not (B). So at
-  any time in between, the pod had at least as many links as every walk saw, and at most as many as any walk saw.
-- the load was read many times in between, and was at least its least and at most its greatest value.
-- if the greatest load is below the least number of links, the load lacks at least the difference. If the least load is
-  above the greatest number of links, it exceeds by at least the difference. Otherwise it may be right, and is left.
-
-Where nothing happens, all walks see the same and the load stays the same: the difference is exact, and one recount
-makes the load right. Where much happens, both brackets widen and the difference shrinks, down to nothing: what is
-repaired is what the traffic cannot explain, and the rest waits for a quieter time. Where our clients alone write,
-number and load are equal whenever a load is read, so neither can lie beyond the other's bracket, and right loads are
-left alone. This is the double collect of the theory of atomic snapshots (Afek et al., 1993), with brackets instead of
-equality.
-
-What A and B leave out: a link that is removed and made again at the same pod between two walks is not A's (it lowers
-the number for that moment), and one that lives between two looks is not B's. For either to mislead, the load must hide
-it at each of dozens of readings: another link has to come or go at the same pod in that instant, every time, and all
-WALKS walks must miss, or see, both of each pair. A pod whose one user changes uid in a single pipeline again and again
-during the whole recount has a chance of about one in fifty to lose its one unit; the next recount returns it. With
-more users, or any other order of events, the chance vanishes.
-
-A walk that finds nothing to explain is the only one, and later walks look only at pods whose load is still in question.
-Between two walks is a pause, so that all of them span more than the time-out of a call: a client of Redis Cluster that
-has made a link and not yet booked it is not taken for one that died. A reservation that is held longer than that, with
-no link made of it, counts as lost.
-
-The repair is one step on the server, which takes the load of that very moment for one more reading. So where a load
-stands still, two recounts at a time (of two operators) do no harm: the second finds it changed, and its bracket then
-holds the repaired value. Where it does not, both may repair the same, and the next recount takes that back.
-
-The server works on a slice for a millisecond or less, and pauses in between keep it free for others: see
-KEYS_PER_SECOND. A recount can be cancelled at any time; each of its writes is whole by itself.
-"""
+"""One recount, from its first walk to its repairs; why it is done like this says the package."""
 
 import asyncio
-import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from podlink.domain import keys
 from podlink.domain.errors import PodLinkError
 from podlink.domain.keys import ServiceName, Uid
-from podlink.store import recount_operations as operations
+from podlink.store.calls import DEFAULT_TIMEOUT_SECONDS
 from podlink.store.executor import StatefulExecutor
-from podlink.store.inquiry import Inquiry, Spend
-from podlink.store.members import Members
-from podlink.store.recount_operations import Link
+from podlink.store.recount import operations
+from podlink.store.recount.inquiry import Inquiry, Pace, Spend
+from podlink.store.recount.members import Members
+from podlink.store.recount.operations import Link
+from podlink.store.recount.tally import Tally
 from podlink.store.scan import walk
-from podlink.store.tally import Tally
 
-KEYS_PER_SECOND: Final = 5_000
-"""Default rate. It takes 2 to 4 percent of a server's time, and three minutes for a walk over 500,000 links."""
-
-PAUSE_SECONDS: Final = 2.5
-"""Default pause between two walks; together they are longer than a call may take."""
+PAUSE_SECONDS: Final = DEFAULT_TIMEOUT_SECONDS + 1
+"""Default pause between two walks, and between two looks at a temporary link: longer than a call may take."""
 
 WALKS: Final = 6
 """Walks before a load is repaired."""
@@ -121,28 +68,6 @@ class Recount:
     members: int
     left_out: int
     reason: PodLinkError | None
-
-
-class Pace:
-    """Lets so many keys a second pass, evenly: a slice is paid for before the next one."""
-
-    def __init__(
-        self,
-        keys_per_second: float = KEYS_PER_SECOND,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
-    ) -> None:
-        self._seconds_a_key = 1 / keys_per_second
-        self._clock = clock
-        self._sleep = sleep
-        self._free_at = clock()
-
-    async def spend(self, count: int) -> None:
-        """Return when the next key may be looked at."""
-        now = self._clock()
-        self._free_at = max(self._free_at, now) + count * self._seconds_a_key
-        await self._sleep(self._free_at - now)
 
 
 async def recount(

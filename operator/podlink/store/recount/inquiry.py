@@ -1,5 +1,7 @@
-"""Many reads of keys that other clients write too: what they spoilt is left out, and told of once."""
+"""Many reads of keys that other clients write too: how fast they go, and what becomes of what others spoilt."""
 
+import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
@@ -9,11 +11,36 @@ from podlink.store.operations import Operation
 
 T = TypeVar("T")
 
+KEYS_PER_SECOND: Final = 5_000
+"""Default rate. It takes 2 to 4 percent of a server's time, and three minutes for a walk over 500,000 links."""
+
 BATCH: Final = 100
 """Operations of one pipeline; scripts of the recount take the server some microseconds each."""
 
 Spend = Callable[[int], Awaitable[None]]
 """Told how many keys (or members, or services) were looked at; returns when the next may be."""
+
+
+class Pace:
+    """Lets so many keys a second pass, evenly: a slice is paid for before the next one."""
+
+    def __init__(
+        self,
+        keys_per_second: float = KEYS_PER_SECOND,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        self._seconds_a_key = 1 / keys_per_second
+        self._clock = clock
+        self._sleep = sleep
+        self._free_at = clock()
+
+    async def spend(self, count: int) -> None:
+        """Return when the next key may be looked at."""
+        now = self._clock()
+        self._free_at = max(self._free_at, now) + count * self._seconds_a_key
+        await self._sleep(self._free_at - now)
 
 
 class Inquiry:
