@@ -54,7 +54,7 @@ pytestmark = [
 one_server = pytest.mark.only_on(*ONE_SERVER, reason="each server of a Cluster has statistics of its own")
 one_step = pytest.mark.only_on(*ONE_SERVER, reason="in a Cluster moves of one link may cross, which makes loads wrong")
 
-PAUSE_SECONDS = 0.02
+PAUSE_SECONDS = 0.01
 BOTH = [LINK, LINKS]
 
 
@@ -187,6 +187,7 @@ MEMBER = f"1 {LINK}"
 LATER = 4_000_000_000_000
 
 
+@pytest.mark.only_on("valkey", reason="a link at a time; what differs elsewhere is in the mixes below")
 @pytest.mark.parametrize(
     ("steps", "load"),
     [
@@ -353,7 +354,7 @@ async def test_a_busy_service_gets_better_and_a_quiet_one_right(
     aexecutor: StatefulExecutor, server: Topology, raw: redis.Redis, uids: list[str]
 ) -> None:
     others = Wire(raw)
-    for number in range(400):
+    for number in range(150):
         both = [keys.link_key(NS, f"theirs-{number}", SVC), keys.link_hash_key(NS, f"theirs-{number}")]
         others("statefulSetLink", both, SVC, 0, -1)
     raw.hincrby(LOAD, "1", 500)
@@ -363,12 +364,12 @@ async def test_a_busy_service_gets_better_and_a_quiet_one_right(
         while True:
             await link_at_random(aexecutor, rng, uids, 2, [-1, -1, 300])
 
-    async with StatefulExecutor.from_url(server.url) as operators, busy(*map(churn, range(50))):
+    async with StatefulExecutor.from_url(server.url) as operators, busy(*map(churn, range(20))):
         done = await recounted(operators)
     changed = {(each.service, each.pod): each.after - each.before for each in done.loads}
     # 60 uids come and go; that many it may leave, and not one too many may it take.
     assert set(changed) == {(SVC, 0), (SVC, 1)}
-    assert 340 <= changed[SVC, 0] <= 400
+    assert 90 <= changed[SVC, 0] <= 150
     assert -500 <= changed[SVC, 1] <= -440
 
     await recounted(aexecutor)
@@ -388,9 +389,8 @@ async def test_after_a_recount_amid_clients_of_all_kinds_the_next_one_makes_it_r
             if number % 10 == 0:
                 others.act()
 
-    async with StatefulExecutor.from_url(server.url) as operators, busy(*map(churn, range(100))):
-        for _ in range(3):
-            await recounted(operators)
+    async with StatefulExecutor.from_url(server.url) as operators, busy(*map(churn, range(30))):
+        await recounted(operators)
     until(lambda: not short_lived(raw), 5, "the short links to end")
     await recounted(aexecutor)
     assert wrong(server) == []
@@ -398,8 +398,8 @@ async def test_after_a_recount_amid_clients_of_all_kinds_the_next_one_makes_it_r
 
 @pytest.mark.usefixtures("ready")
 async def test_two_recounts_at_a_time(aexecutor: StatefulExecutor, server: Topology, raw: redis.Redis) -> None:
-    others = Others(raw, random.Random(2), [f"player-{number}" for number in range(500)], 3)
-    for _ in range(1000):
+    others = Others(raw, random.Random(2), [f"player-{number}" for number in range(200)], 3)
+    for _ in range(300):
         others.act()
     until(lambda: not short_lived(raw), 5, "the short links to end")
     async with StatefulExecutor.from_url(server.url) as second:
@@ -595,12 +595,12 @@ async def test_keys_that_are_not_ours_are_not_sent(aexecutor: StatefulExecutor, 
 async def test_cancelled_on_the_way_it_stops_at_once_and_leaves_nothing_half_done(
     aexecutor: StatefulExecutor, server: Topology, raw: redis.Redis
 ) -> None:
-    others = Others(raw, random.Random(3), [f"player-{number}" for number in range(1000)], 3)
-    for _ in range(2000):
+    others = Others(raw, random.Random(3), [f"player-{number}" for number in range(300)], 3)
+    for _ in range(500):
         others.act()
     until(lambda: not short_lived(raw), 5, "the short links to end")
 
-    for stop_at in (1, 5, 20, 40, 80, 120):
+    for stop_at in (1, 4, 8, 16, 30):
         spent = 0
         stopped = asyncio.Event()
 
@@ -613,6 +613,7 @@ async def test_cancelled_on_the_way_it_stops_at_once_and_leaves_nothing_half_don
 
         task = asyncio.create_task(recount(aexecutor, spend=spend, pause_seconds=0.001))
         await until_async(lambda stopped=stopped, task=task: stopped.is_set() or task.done(), 20, "the recount to stop")
+        assert not task.done()
         raw.config_resetstat()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)

@@ -82,7 +82,7 @@ async def walk(
     if namespace is not None:
         keys.check_namespace(namespace)
     pattern = "sf:{" + ("*" if namespace is None else _literal(namespace)) + rest
-    for node in await executor.nodes():
+    for node in await executor.nodes(anew=True):
         cursor = -1
         while cursor != 0:
             cursor, found = await executor.run(operations.scan(max(cursor, 0), pattern, slice_keys, node=node))
