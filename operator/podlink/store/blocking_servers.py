@@ -179,14 +179,17 @@ class ClusterServers:
             results: list[Any] = end.value
             return results
 
-    def nodes(self) -> list[str]:
+    def nodes(self, *, anew: bool) -> list[str]:
         """Addresses of the primaries.
+
+        Args:
+            anew: ask for the cluster's map, even if there is one.
 
         Raises:
             RedisUnavailable: no server of the cluster could be asked.
         """
         try:
-            return [node.name for node in self._map().get_primaries()]
+            return [node.name for node in self._map(anew=anew).get_primaries()]
         except (RedisError, OSError) as error:
             raise unavailable("nodes", error, maybe_applied=False) from error
 

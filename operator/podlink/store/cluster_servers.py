@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from redis.asyncio import RedisCluster
-from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AskError, RedisError
@@ -78,14 +77,17 @@ class ClusterServers:
             (result,) = end.value
             return result
 
-    async def nodes(self) -> list[str]:
+    async def nodes(self, *, anew: bool) -> list[str]:
         """Addresses of the primaries.
+
+        Args:
+            anew: ask for the cluster's map, even if there is one.
 
         Raises:
             RedisUnavailable: no server of the cluster could be asked.
         """
         try:
-            await self._learn()
+            await (asyncio.shield(self._refresh()) if anew else self._learn())
         except (RedisError, OSError) as error:
             raise unavailable("nodes", error, maybe_applied=False) from error
         return [node.name for node in self._client.get_primaries()]
@@ -120,15 +122,17 @@ class ClusterServers:
         if ask is not None:
             (_, result) = await self._mailbox(ask.host, int(ask.port)).post_together([cluster.ASKING, operation])
             return result
-        node = self._owner(operation)
-        return await self._mailbox(node.host, int(node.port)).post(operation)
+        host, port = self._owner(operation)
+        return await self._mailbox(host, port).post(operation)
 
-    def _owner(self, operation: Operation[Any]) -> ClusterNode:
-        shape = operation.shape
+    def _owner(self, operation: Operation[Any]) -> tuple[str, int]:
+        if operation.shape.node:
+            # Also if the map has no such server any more: another one would answer something else.
+            host, _, port = operation.shape.node.rpartition(":")
+            return host, int(port)
         keys = operation.keys
-        named = self._client.get_node(node_name=shape.node) if shape.node else None
-        found = named or (self._client.get_node_from_key(keys[0]) if keys else None)
-        return found or self._client.get_primaries()[0]
+        node = (self._client.get_node_from_key(keys[0]) if keys else None) or self._client.get_primaries()[0]
+        return node.host, int(node.port)
 
     def _mailbox(self, host: str, port: int) -> Mailbox:
         address = f"{host}:{port}"
