@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test check lock venv clean
+.PHONY: help run test bench check lock venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -17,6 +17,9 @@ run: $(STAMP) ## a real API server, Valkey, the operator, a sample service and a
 test: check ## every check, and every test with its coverage; PYTEST="-k lobby" adds options
 	$(BIN)/coverage erase
 	$(BIN)/pytest --cov --cov-report=term $(PYTEST)
+
+bench: $(STAMP) ## measure PodLink beside its alternatives on a server of its own, and write what docs/ says about speed
+	PYTHONPATH=tests $(BIN)/python -m sandbox.bench --memory-links 1000000 --docs docs $(BENCH)
 
 check: $(STAMP) ## style, types, layers, and the syntax of the Lua scripts
 	$(BIN)/ruff check

@@ -1,27 +1,45 @@
 --[[
   Picks the least loaded routable pod (state Ready) of a service and reserves one unit of its load; or, given a podId,
-  takes one such unit back. It is what linking on Redis Cluster is made of, where a service and a uid live in two slots.
+  takes one such unit back; or books what a link of another slot gave back and took. It is what linking on Redis Cluster
+  is made of, where a service and a uid live in two slots.
 
-  KEYS[1] states  hash, podId -> state
-  KEYS[2] load    optional, else KEYS[1] .. 'load': hash, podId -> number of links
-  KEYS[3] expiry  optional, else KEYS[1] .. 'exp': sorted set, "<podId> <link key>" -> Unix ms at which the link ends
+  KEYS[1] states     hash, podId -> state
+  KEYS[2] load       optional, else KEYS[1] .. 'load': hash, podId -> number of links
+  KEYS[3] expiry     optional, else KEYS[1] .. 'exp': sorted set, "<podId> <link key>" -> Unix ms at which the link ends
 
-  ARGV[1] podId   optional: give one unit of this pod back instead of picking one
+  ARGV[1] podId      optional: give one unit of this pod back instead of picking one; empty: none
+  ARGV[2] link       optional: key of the link to book for; empty: none
+  ARGV[3] temporary  optional: 1: the unit of podId is a temporary link's, and is held while it is a member of expiry
+  ARGV[4] taken      optional: podId that takes one unit; empty: none
+  ARGV[5] ends       optional: Unix ms at which the link to taken ends; empty: never
 
-  Returns the podId, or -1: no routable pod, or nothing to give back.
+  Returns the podId, or -1: no routable pod, or nothing to give back. For a booking, what it gave back.
 ]]
 local states, load, expiry = KEYS[1], KEYS[2] or KEYS[1] .. 'load', KEYS[3] or KEYS[1] .. 'exp'
+local returned, link, temporary = ARGV[1] or '', ARGV[2] or '', ARGV[3] == '1'
+local taken, ends = ARGV[4] or '', ARGV[5] or ''
 
-local returned = ARGV[1]
-if returned and returned ~= '' then
-  local left = redis.call('HINCRBY', load, returned, -1)
+local left
+if returned ~= '' and (not temporary or redis.call('ZREM', expiry, returned .. ' ' .. link) == 1) then
+  left = redis.call('HINCRBY', load, returned, -1)
   if left <= 0 then
     redis.call('HDEL', load, returned)
   end
-  if left < 0 then
-    return -1
+end
+if taken ~= '' then
+  -- The unit of an expired link to this very pod that nobody has settled yet passes on to the new link.
+  local member, unsettled = taken .. ' ' .. link, nil
+  if ends ~= '' then
+    unsettled = redis.call('ZADD', expiry, ends, member) == 0
+  else
+    unsettled = redis.call('ZREM', expiry, member) == 1
   end
-  return returned
+  if not unsettled then
+    redis.call('HINCRBY', load, taken, 1)
+  end
+end
+if returned ~= '' or taken ~= '' then
+  return left and left >= 0 and returned or -1
 end
 
 local time = redis.call('TIME')

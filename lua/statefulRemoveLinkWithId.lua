@@ -10,25 +10,30 @@
   ARGV[1] svc
   ARGV[2] podId
   ARGV[3] persist  seconds > 0 of reconnect window, else gone at once
+  ARGV[4] book     optional: not empty: the caller books the load itself, on another slot
 
   Returns 1, or 0 when there was no link to that pod.
+
+  With book: {reply, podId that gives a unit back or '', 1 if that unit was a temporary link's else 0, podId that takes
+  a unit or '', Unix ms at which its link ends or ''}.
 ]]
 local link, links, load, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local svc, pod, persist = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local svc, pod, persist, book = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local booking = book and book ~= ''
 
 -- All reads come before the first write: a key of the wrong type must not leave half a link.
 local previous = redis.call('GET', link)
-local temporary = redis.call('PTTL', link) >= 0
+local temporary = previous and redis.call('PTTL', link) >= 0
 local window = persist > 0
 
 if previous and previous ~= pod then
-  return 0
+  return booking and {0, '', 0, '', ''} or 0
 end
 
 -- The field goes even when there is no string: none outlives its string.
 local listed = redis.call('HDEL', links, svc)
 if not previous then
-  return 0
+  return booking and {0, '', 0, '', ''} or 0
 end
 
 if window then
@@ -51,4 +56,7 @@ if load then
   end
 end
 
+if booking then
+  return {1, (temporary or listed == 1) and previous or '', temporary and 1 or 0, '', ''}
+end
 return 1

@@ -9,16 +9,21 @@
   ARGV[1] svc
   ARGV[2] podId
   ARGV[3] persist  -1 (permanent) or seconds > 0
+  ARGV[4] book     optional: not empty: the caller books the load itself, on another slot
 
   Returns the previous podId, or -1.
+
+  With book: {reply, podId that gives a unit back or '', 1 if that unit was a temporary link's else 0, podId that takes
+  a unit or '', Unix ms at which its link ends or ''}.
 ]]
 local link, links, load, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local svc, pod, persist = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local svc, pod, persist, book = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local booking = book and book ~= ''
 
 -- All reads come before the first write: a key of the wrong type must not leave half a link.
 local previous = redis.call('GET', link)
-local temporary = redis.call('PTTL', link) >= 0
-local listed = redis.call('HEXISTS', links, svc)
+local temporary = previous and redis.call('PTTL', link) >= 0
+local listed = previous and redis.call('HEXISTS', links, svc)
 
 local ends
 if persist > 0 then
@@ -59,4 +64,8 @@ if load then
   end
 end
 
+if booking then
+  local given = previous and (temporary or listed == 1) and previous or ''
+  return {previous or -1, given, temporary and 1 or 0, pod, ends or ''}
+end
 return previous or -1

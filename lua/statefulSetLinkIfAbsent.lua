@@ -10,15 +10,20 @@
   ARGV[1] svc
   ARGV[2] podId
   ARGV[3] persist  -1 (permanent) or seconds > 0
+  ARGV[4] book     optional: not empty: the caller books the load itself, on another slot
 
   Returns the podId now linked.
+
+  With book: {reply, podId that gives a unit back or '', 1 if that unit was a temporary link's else 0, podId that takes
+  a unit or '', Unix ms at which its link ends or ''}.
 ]]
 local link, links, load, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local svc, pod, persist = ARGV[1], ARGV[2], tonumber(ARGV[3])
+local svc, pod, persist, book = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local booking = book and book ~= ''
 
 local current = redis.call('GET', link)
 if current then
-  return current
+  return booking and {current, '', 0, '', ''} or current
 end
 
 local ends
@@ -49,4 +54,7 @@ if load then
   end
 end
 
+if booking then
+  return {pod, '', 0, pod, ends or ''}
+end
 return pod

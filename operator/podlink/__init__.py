@@ -2,12 +2,21 @@
 
 from importlib.metadata import version
 
-from podlink.domain.errors import InvalidArgument, PodLinkError, RedisUnavailable, ScriptError
+from podlink.domain.errors import (
+    InvalidArgument,
+    NotReplicated,
+    PartialFailure,
+    PodLinkError,
+    RedisUnavailable,
+    ScriptError,
+)
 from podlink.store.executor import StatefulExecutor
 from podlink.store.operations import Service
 
 __all__ = [
     "InvalidArgument",
+    "NotReplicated",
+    "PartialFailure",
     "PodLinkError",
     "RedisUnavailable",
     "ScriptError",

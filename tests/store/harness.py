@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
+import traceback
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from podlink import RedisUnavailable
 from podlink.domain import keys
 from podlink.store import scripts
+from sandbox.processes import until_async
+from sandbox.redis_cluster import ClusterSet
+from sandbox.redis_sentinel import SentinelSet
+from sandbox.redis_servers import RedisServer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     import redis
 
     from podlink import StatefulExecutor, sync
+
+Topology: TypeAlias = RedisServer | SentinelSet | ClusterSet
+
+ONE_SERVER = ("valkey", "redis")
+ONE_PRIMARY = (*ONE_SERVER, "tls", "sentinel")
+ALL_TOPOLOGIES = (*ONE_PRIMARY, "cluster")
+
+PATIENCE_SECONDS = 60
 
 NS = "games"
 SVC = "lobby"
@@ -40,8 +55,9 @@ class Awaited:
         method = getattr(self._executor, name)
 
         async def call(*args: Any, **kwargs: Any) -> Any:
-            result = method(*args, **kwargs)
-            return await result if inspect.isawaitable(result) else result
+            if inspect.iscoroutinefunction(method):
+                return await method(*args, **kwargs)
+            return await asyncio.to_thread(method, *args, **kwargs)
 
         return call
 
@@ -89,6 +105,39 @@ class Wire:
     def evalsha_calls(self) -> int:
         """How many times the server was asked to run a script since the last `config_resetstat`."""
         return self.redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+
+
+def whole_text(error: BaseException) -> str:
+    """All that a user may see of an error: its text, its attributes, its causes, its traceback."""
+    words = traceback.format_exception(error)
+    cause: BaseException | None = error
+    while cause:
+        words += [repr(cause), repr(cause.args), repr(vars(cause))]
+        cause = cause.__cause__ or (None if cause.__suppress_context__ else cause.__context__)
+    return "".join(words)
+
+
+def link_key(number: int) -> str:
+    """Where the link of the uid `u<number>` is kept: uids of many slots."""
+    return keys.link_key(NS, f"u{number}", SVC)
+
+
+async def goes_on(call: Callable[[], Awaitable[Any]]) -> Any:
+    """What a call returns once it succeeds; until then it may fail for no other reason than an outage."""
+
+    async def done() -> tuple[Any]:
+        return (await call(),)
+
+    (result,) = await until_async(done, PATIENCE_SECONDS, "a call to succeed", retry_on=(RedisUnavailable,))
+    return result
+
+
+def fill(client: redis.Redis, values: Mapping[str, str]) -> None:
+    """Set many strings, which a Cluster's MSET could not."""
+    with client.pipeline(transaction=False) as pipe:
+        for key, value in values.items():
+            pipe.set(key, value)
+        pipe.execute()
 
 
 def orphans(client: redis.Redis, executor: sync.StatefulExecutor, *, prune: bool) -> list[str]:

@@ -8,12 +8,10 @@ import pytest
 
 from podlink.store import operations
 from sandbox.processes import until_async
-from store.harness import LINK, LINKS, NS, SVC, UID, WAYS_TO_LINK, Awaited, Wire
+from store.harness import LINK, LINKS, NS, ONE_PRIMARY, SVC, UID, WAYS_TO_LINK, Awaited, Topology, Wire
 
 if TYPE_CHECKING:
     import redis
-
-    from sandbox.redis_servers import RedisServer
 
 
 def assert_lives(milliseconds: int, seconds: int) -> None:
@@ -53,7 +51,7 @@ async def test_set_returns_the_previous_pod(executor: Awaited) -> None:
 
 @pytest.mark.parametrize("way", WAYS_TO_LINK)
 async def test_temporary_link_gives_string_and_field_the_same_end(
-    executor: Awaited, wire: Wire, server: RedisServer, way: str
+    executor: Awaited, wire: Wire, server: Topology, way: str
 ) -> None:
     await WAYS_TO_LINK[way](executor, 3, 60)
     assert_lives(wire.milliseconds(LINK), 60)
@@ -72,7 +70,7 @@ async def test_longest_time_to_live(executor: Awaited, wire: Wire) -> None:
     assert await executor.get_linked_services(NS, UID) == {SVC: 2**31 - 1}
 
 
-async def test_setting_again_replaces_the_time_to_live(executor: Awaited, wire: Wire, server: RedisServer) -> None:
+async def test_setting_again_replaces_the_time_to_live(executor: Awaited, wire: Wire, server: Topology) -> None:
     await executor.set_linked_pod(NS, UID, SVC, 3, persist_seconds=60)
     await executor.set_linked_pod(NS, UID, SVC, 3)
     assert wire.milliseconds(LINK) == -1
@@ -82,7 +80,7 @@ async def test_setting_again_replaces_the_time_to_live(executor: Awaited, wire: 
     assert_lives(wire.milliseconds(LINK), 90)
 
 
-async def test_expired_link_is_gone_with_its_field(executor: Awaited, raw: redis.Redis, server: RedisServer) -> None:
+async def test_expired_link_is_gone_with_its_field(executor: Awaited, raw: redis.Redis, server: Topology) -> None:
     await executor.set_linked_pod(NS, UID, SVC, 3, persist_seconds=1)
     await executor.set_linked_pod(NS, UID, "arena", 4)
 
@@ -217,6 +215,7 @@ async def test_removal_without_string_takes_the_field_along(executor: Awaited, r
     assert raw.keys() == []
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="each server of a Cluster counts its own calls")
 async def test_linked_pods_groups_uids_in_one_round_trip(executor: Awaited, raw: redis.Redis) -> None:
     for number in range(6):
         await executor.set_linked_pod(NS, f"u{number}", SVC, number % 2)

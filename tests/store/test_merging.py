@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+import pytest
 import redis.asyncio as asyncio_redis
 
 from podlink import RedisUnavailable, ScriptError, StatefulExecutor
 from podlink.store import operations, scripts
-from podlink.store.merging import BATCH_SIZE, merge
-from store.harness import LOAD, NS, SVC, UID, Wire
+from podlink.store.merging import BATCH_SIZE, READ_SIZE, merge
+from store.harness import LOAD, NS, ONE_PRIMARY, ONE_SERVER, SVC, UID, Topology, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,6 +26,7 @@ def link(number: int, pod: int = 1) -> Operation[int | None]:
     return operations.set_linked_pod(NS, f"u{number}", SVC, pod)
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="each server of a Cluster counts its own calls")
 async def test_calls_at_once_are_few_for_the_server(aexecutor: StatefulExecutor, wire: Wire) -> None:
     wire.redis.config_resetstat()
     told = await asyncio.gather(*(aexecutor.set_linked_pod(NS, f"u{n}", SVC, n % 3) for n in range(500)))
@@ -35,6 +37,7 @@ async def test_calls_at_once_are_few_for_the_server(aexecutor: StatefulExecutor,
     assert wire.redis.get("sf:{games:lk:u499}lobby") == "1"
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="calls to a Cluster are merged by server, not by script")
 async def test_a_call_alone_is_the_call_of_its_script(aexecutor: StatefulExecutor, wire: Wire) -> None:
     for number in range(3):
         await aexecutor.set_linked_pod(NS, f"u{number}", SVC, 1)
@@ -111,7 +114,7 @@ async def test_a_lost_server_fails_each_call_by_itself(own_server: Callable[...,
         assert await asyncio.gather(*(executor.run(link(n)) for n in range(300))) == [None] * 300
 
 
-async def test_closing_waits_for_calls_under_way(server: RedisServer, raw: redis.Redis) -> None:
+async def test_closing_waits_for_calls_under_way(server: Topology, raw: redis.Redis) -> None:
     executor = StatefulExecutor.from_url(server.url)
     tasks = [asyncio.create_task(executor.run(link(n))) for n in range(100)]
     await asyncio.sleep(0)
@@ -119,14 +122,14 @@ async def test_closing_waits_for_calls_under_way(server: RedisServer, raw: redis
     assert await asyncio.gather(*tasks) == [None] * 100
 
 
-async def test_every_call_is_observed_under_its_own_name(server: RedisServer, raw: redis.Redis) -> None:
+async def test_every_call_is_observed_under_its_own_name(server: Topology, raw: redis.Redis) -> None:
     seen: list[tuple[str, str]] = []
     async with StatefulExecutor.from_url(server.url, on_call=lambda name, _, end: seen.append((name, end))) as executor:
         await asyncio.gather(*(executor.run(link(n)) for n in range(50)), executor.get_linked_pod(NS, UID, SVC))
     assert sorted(seen) == [("get_linked_pod", "ok")] + [("set_linked_pod", "ok")] * 50
 
 
-async def test_what_an_observer_raises_reaches_every_caller(server: RedisServer, raw: redis.Redis) -> None:
+async def test_what_an_observer_raises_reaches_every_caller(server: Topology, raw: redis.Redis) -> None:
     def observe(*_: object) -> None:
         raise ZeroDivisionError("observer")
 
@@ -139,8 +142,22 @@ def test_batches_hold_so_many_calls_at_most() -> None:
     read = operations.get_linked_pod(NS, UID, SVC)
     many = [link(n) for n in range(BATCH_SIZE * 2 + 1)]
     merged = list(merge([*many, read, read, link(0), operations.get_linked_services(NS, UID)]))
-    assert [count for _, count in merged] == [BATCH_SIZE, BATCH_SIZE, 1, 1, 1, 2]
-    assert [operation.target for operation, _ in merged] == ["batch", "batch", "statefulSetLink", "GET", "GET", "batch"]
+    assert [count for _, count in merged] == [BATCH_SIZE, BATCH_SIZE, 5]
+    assert {operation.target for operation, _ in merged} == {"batch"}
+
+
+def test_reads_alone_travel_as_one_command() -> None:
+    merged = list(merge([operations.get_linked_pod(NS, f"u{n}", SVC) for n in range(READ_SIZE + 1)]))
+    assert [(operation.target, count) for operation, count in merged] == [("MGET", READ_SIZE), ("GET", 1)]
+
+
+def test_what_is_neither_link_nor_read_travels_alone() -> None:
+    merged = list(merge([link(0), link(1), operations.ping(), link(2)]))
+    assert [(operation.target, count) for operation, count in merged] == [
+        ("batch", 2),
+        ("PING", 1),
+        ("statefulSetLink", 1),
+    ]
 
 
 async def test_a_call_cancelled_before_there_was_a_connection_is_never_sent(
@@ -170,7 +187,7 @@ async def test_the_executor_outlives_a_cancellation_of_every_task(aexecutor: Sta
     assert await aexecutor.get_linked_pod(NS, "u0", SVC) == 2
 
 
-async def test_closing_ends_while_tasks_go_on_calling(server: RedisServer, raw: redis.Redis) -> None:
+async def test_closing_ends_while_tasks_go_on_calling(server: Topology, raw: redis.Redis) -> None:
     executor = StatefulExecutor.from_url(server.url)
 
     async def call_for_ever(number: int) -> None:
@@ -181,9 +198,12 @@ async def test_closing_ends_while_tasks_go_on_calling(server: RedisServer, raw: 
     for _ in range(10):
         await asyncio.sleep(0)
     await asyncio.wait_for(executor.aclose(), 10)
-    for task in tasks:
-        task.cancel()
-    await asyncio.wait(tasks)
+    told = await asyncio.gather(*tasks, return_exceptions=True)
+    # Sent before or after the end, they end; and nothing connects again.
+    assert {type(error) for error in told} == {RedisUnavailable}
+    with pytest.raises(RedisUnavailable, match="the executor was closed") as error:
+        await executor.run(link(0))
+    assert error.value.maybe_applied is False
     await executor.aclose()
 
 
@@ -235,11 +255,12 @@ async def test_keys_out_of_bounds_are_their_callers_alone(own_server: Callable[.
         assert told == [None] * 60
 
 
-async def test_a_value_that_is_no_text_is_its_callers_alone(server: RedisServer, raw: redis.Redis) -> None:
+@pytest.mark.only_on(*ONE_SERVER, reason="the client passed in is one of a plain server")
+async def test_a_value_that_is_no_text_is_its_callers_alone(server: Topology, raw: redis.Redis) -> None:
     raw.set("sf:{games:lk:u7}lobby", b"\xff\xfe")
     client = asyncio_redis.Redis(port=server.port, decode_responses=True)
-    executor = StatefulExecutor(client)
-    told = await asyncio.gather(*(executor.run(link(n)) for n in range(60)), return_exceptions=True)
+    async with StatefulExecutor(client) as executor:
+        told = await asyncio.gather(*(executor.run(link(n)) for n in range(60)), return_exceptions=True)
     assert isinstance(told.pop(7), ScriptError)
     assert told == [None] * 59
     await client.aclose()

@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from podlink import InvalidArgument, StatefulExecutor, sync
 from podlink.domain import keys
 from podlink.store import operations
-from store.harness import NS, SVC, UID
+from store.harness import NS, ONE_PRIMARY, SVC, UID, Topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sandbox.redis_servers import RedisServer
 
 REFUSED = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff{}]")
 
@@ -47,7 +46,7 @@ def offline() -> sync.StatefulExecutor:
 
 @per_server
 @given(namespace=namespaces, uid=names, service=names)
-def test_names_come_back_exactly(server: RedisServer, raw: redis.Redis, namespace: str, uid: str, service: str) -> None:
+def test_names_come_back_exactly(server: Topology, raw: redis.Redis, namespace: str, uid: str, service: str) -> None:
     with sync.StatefulExecutor.from_url(server.url) as executor:
         executor.remove_linked_pod(namespace, uid, service)
         assert executor.set_linked_pod(namespace, uid, service, 3) is None
@@ -62,10 +61,11 @@ def test_names_come_back_exactly(server: RedisServer, raw: redis.Redis, namespac
         raw.flushall()
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="these keys are of two slots of a Cluster")
 @per_server
 @given(namespace=namespaces, uid=names, service=names)
 def test_compute_finds_the_services_keys_from_two_keys(
-    server: RedisServer, raw: redis.Redis, namespace: str, uid: str, service: str
+    server: Topology, raw: redis.Redis, namespace: str, uid: str, service: str
 ) -> None:
     with sync.StatefulExecutor.from_url(server.url) as executor:
         executor.set_service_state(namespace, service, 5, "Ready")

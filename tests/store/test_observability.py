@@ -10,12 +10,10 @@ import pytest
 
 from podlink import InvalidArgument, RedisUnavailable, ScriptError, StatefulExecutor, sync
 from podlink.store import operations
-from store.harness import NS, SVC, UID, Awaited
+from store.harness import NS, ONE_PRIMARY, SVC, UID, Awaited, Topology
 
 if TYPE_CHECKING:
     import redis
-
-    from sandbox.redis_servers import RedisServer
 
 
 async def test_debug_log_names_what_was_called(
@@ -43,7 +41,7 @@ async def test_nothing_is_logged_by_default(executor: Awaited, caplog: pytest.Lo
     assert caplog.records == []
 
 
-async def test_observer_is_told_of_every_call(server: RedisServer, raw: redis.Redis) -> None:
+async def test_observer_is_told_of_every_call(server: Topology, raw: redis.Redis) -> None:
     told: list[tuple[str, float, str]] = []
 
     def on_call(name: str, seconds: float, outcome: str) -> None:
@@ -81,6 +79,7 @@ async def test_markers(executor: Awaited, raw: redis.Redis) -> None:
     assert error.value.argument == "value"
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="a Cluster has no run id of its own")
 async def test_ping_and_run_id(executor: Awaited, raw: redis.Redis) -> None:
     assert await executor.run(operations.ping()) is True
     assert await executor.run(operations.run_id()) == raw.info("server")["run_id"]

@@ -11,19 +11,16 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 from podlink import PodLinkError, RedisUnavailable, ScriptError, Service
 from podlink.store import operations, scripts
 from podlink.store.calls import conversation
-from podlink.store.operations import Operation
-from store.harness import LINK, LINKS, LOAD, NS, SVC, UID, Awaited, Wire
+from podlink.store.operations.base import command
+from store.harness import LINK, LINKS, LOAD, NS, ONE_PRIMARY, SVC, UID, Awaited, Wire
 
 if TYPE_CHECKING:
     import redis
 
-KILL_THIS_CONNECTION = Operation(
-    name="kill",
-    script=None,
-    command="CLIENT KILL",
-    keys=(),
-    args=("TYPE", "normal", "SKIPME", "no"),
-    parse=lambda killed: killed >= 1,
+    from podlink.store.operations import Operation
+
+KILL_THIS_CONNECTION = command(
+    "kill", "CLIENT KILL", lambda killed: killed >= 1, args=("TYPE", "normal", "SKIPME", "no")
 )
 
 
@@ -36,13 +33,14 @@ async def test_results_come_in_the_order_of_the_operations(executor: Awaited) ->
         move(0),
         operations.try_set_linked_pod(NS, UID, SVC, 1),
         operations.get_linked_pod(NS, UID, SVC),
-        operations.get_linked_pods(NS, [], SVC),
+        operations.get_workload_states(NS, []),
         operations.remove_linked_pod(NS, UID, SVC),
         operations.get_linked_services(NS, UID),
     ]
     assert await executor.run_many(many) == [None, (False, 0), 0, {}, True, {}]
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="each server of a Cluster counts its own calls")
 async def test_nothing_to_run_needs_no_server(executor: Awaited, raw: redis.Redis) -> None:
     clients = raw.info("stats")["total_connections_received"]
     assert await executor.run_many([]) == []
@@ -60,6 +58,7 @@ async def test_each_slot_has_its_own_error(executor: Awaited, raw: redis.Redis) 
     assert broken.script == "statefulSetLink"
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="each server of a Cluster counts its own calls")
 async def test_first_call_loads_the_script(executor: Awaited, wire: Wire) -> None:
     wire.redis.config_resetstat()
     assert await executor.set_linked_pod(NS, UID, SVC, 1) is None
@@ -94,6 +93,7 @@ async def test_order_holds_when_the_server_knows_only_some_of_the_scripts(execut
     assert (removed, computed, read) == (True, 7, 7)
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="each server of a Cluster counts its own calls")
 async def test_long_pipeline_sends_each_operation_once(executor: Awaited, wire: Wire) -> None:
     wire.redis.config_resetstat()
     assert await executor.run_many([move(pod) for pod in range(500)]) == [None, *range(499)]
@@ -137,6 +137,7 @@ def test_refused_loading_tells_the_reason() -> None:
     assert error.maybe_applied is False
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="the operations of a pipeline go to many servers of a Cluster")
 async def test_connection_lost_half_way_keeps_the_answers_that_came(executor: Awaited, wire: Wire) -> None:
     await executor.run(move(0))
     wire.redis.config_resetstat()
@@ -151,6 +152,7 @@ async def test_connection_lost_half_way_keeps_the_answers_that_came(executor: Aw
     assert await executor.run(move(9)) in {1, 2, 3}
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="the operations of a pipeline go to many servers of a Cluster")
 async def test_errors_of_a_pipeline_are_of_one_family(executor: Awaited) -> None:
     _, lost = await executor.run_many([KILL_THIS_CONNECTION, move(1)])
     assert isinstance(lost, PodLinkError)

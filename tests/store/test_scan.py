@@ -9,7 +9,7 @@ import pytest
 
 from podlink import InvalidArgument, RedisUnavailable, StatefulExecutor
 from podlink.store.scan import scan_services, supports_field_expiry
-from store.harness import LINKS, NS, SVC, UID
+from store.harness import LINKS, NS, ONE_PRIMARY, SVC, UID, Topology, fill
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,16 +52,17 @@ async def test_namespace_is_taken_literally(aexecutor: StatefulExecutor) -> None
 
 
 async def test_more_than_one_slice(aexecutor: StatefulExecutor, raw: redis.Redis) -> None:
-    raw.mset({f"sf:{{games:workload:s{number}}}": "Available" for number in range(2500)})
+    fill(raw, {f"sf:{{games:workload:s{number}}}": "Available" for number in range(2500)})
     slices = [slice_ async for slice_ in scan_services(aexecutor, NS)]
     assert len(slices) > 1
     assert set().union(*slices) == {(NS, f"s{number}") for number in range(2500)}
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="each server of a Cluster counts its own calls")
 async def test_keys_of_links_are_not_sent_when_only_services_are_asked_for(
     aexecutor: StatefulExecutor, raw: redis.Redis
 ) -> None:
-    raw.mset({f"sf:{{games:lk:u{number}}}lobby-{'x' * 100}": "1" for number in range(2000)})
+    fill(raw, {f"sf:{{games:lk:u{number}}}lobby-{'x' * 100}": "1" for number in range(2000)})
     await aexecutor.set_workload_state(NS, SVC, "Available")
     raw.config_resetstat()
     assert await services(aexecutor) == {(NS, SVC)}
@@ -100,7 +101,7 @@ async def test_server_lost_on_the_way_ends_the_walk(own_server: Callable[..., Re
     server = own_server()
     async with StatefulExecutor.from_url(server.url) as executor:
         with server.client() as raw:
-            raw.mset({f"sf:{{games:workload:s{number}}}": "Available" for number in range(2500)})
+            fill(raw, {f"sf:{{games:workload:s{number}}}": "Available" for number in range(2500)})
             raw.hset("sf:{games:lk:u}", "gone", "1")
         walk = scan_services(executor, prune=prune)
         await anext(walk)
@@ -109,7 +110,7 @@ async def test_server_lost_on_the_way_ends_the_walk(own_server: Callable[..., Re
             await anext(walk)
 
 
-async def test_field_expiry_is_asked_of_the_server(aexecutor: StatefulExecutor, server: RedisServer) -> None:
+async def test_field_expiry_is_asked_of_the_server(aexecutor: StatefulExecutor, server: Topology) -> None:
     assert await supports_field_expiry(aexecutor) is (server.kind == "valkey")
 
 

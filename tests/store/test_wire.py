@@ -9,12 +9,11 @@ from redis.exceptions import ResponseError
 
 from podlink.store import scripts
 from sandbox.processes import until_async
-from store.harness import LINK, LINKS, NS, STATE, SVC, UID, Awaited, Wire
+from store.harness import LINK, LINKS, NS, ONE_PRIMARY, STATE, SVC, UID, Awaited, Wire
 
 if TYPE_CHECKING:
     import redis
 
-    from sandbox.redis_servers import RedisServer
 
 # They keep no load (compute apart), so loads and links do not add up until the recount.
 pytestmark = pytest.mark.usefixtures("leaves_orphans")
@@ -31,9 +30,8 @@ def test_set_link(wire: Wire) -> None:
     assert sorted(wire.redis.keys()) == sorted(BOTH)
 
 
-def test_set_link_gives_the_field_a_time_to_live_too(wire: Wire, server: RedisServer) -> None:
-    if server.kind != "valkey":
-        pytest.skip("this server cannot expire a field; one with HPEXPIREAT would un-skip it")
+@pytest.mark.only_on("valkey", "sentinel", "cluster", reason="Redis 7.0 cannot expire a field")
+def test_set_link_gives_the_field_a_time_to_live_too(wire: Wire) -> None:
     wire("statefulSetLink", BOTH, SVC, 3, 60)
     assert 55_000 < wire.field_milliseconds(LINKS, SVC) <= 60_000
 
@@ -86,7 +84,9 @@ def test_get_link_service(wire: Wire, keys: list[str]) -> None:
     assert dict(zip(found[::2], found[1::2], strict=True)) == {SVC: "0", "arena": "1"}
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="these keys are of two slots of a Cluster")
 async def test_compute_derives_the_services_keys(wire: Wire, executor: Awaited) -> None:
+    assert wire("statefulComputeLinkIfAbsent", BOTH, SVC, -1) == -1
     wire.redis.hset(STATE, mapping={"0": "Ready", "1": "Ready"})
     first = int(wire("statefulComputeLinkIfAbsent", BOTH, SVC, -1))
     assert await executor.get_linked_services(NS, UID) == {SVC: first}
@@ -96,6 +96,7 @@ async def test_compute_derives_the_services_keys(wire: Wire, executor: Awaited) 
     assert await executor.get_linked_pod_if_persist(NS, UID, SVC) == first
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="these keys are of two slots of a Cluster")
 def test_compute_refuses_a_hash_it_cannot_derive_from(wire: Wire) -> None:
     with pytest.raises(ResponseError, match="is not the hash of a uid"):
         wire("statefulComputeLinkIfAbsent", ["a", "b"], SVC, -1)

@@ -19,16 +19,16 @@ LUA = Path(__file__).parents[2] / "lua"
 
 # What clients in other languages rely on: name, the keys they send, the arguments in order ("?" may be left out).
 CONTRACT = {
-    "statefulSetLink": (2, "svc podId persist"),
-    "statefulTrySetLink": (2, "svc podId persist expected?"),
-    "statefulSetLinkIfAbsent": (2, "svc podId persist"),
-    "statefulRemoveLink": (2, "svc persist"),
-    "statefulRemoveLinkWithId": (2, "svc podId persist"),
+    "statefulSetLink": (2, "svc podId persist book?"),
+    "statefulTrySetLink": (2, "svc podId persist expected? book?"),
+    "statefulSetLinkIfAbsent": (2, "svc podId persist book?"),
+    "statefulRemoveLink": (2, "svc persist book?"),
+    "statefulRemoveLinkWithId": (2, "svc podId persist book?"),
     "statefulGetLinkIfPersist": (2, ""),
     "statefulComputeLinkIfAbsent": (2, "svc persist"),
     "statefulGetLinkService": (2, ""),
     "statefulSetState": (1, "podId state version?"),
-    "statefulGetServicePod": (1, "podId?"),
+    "statefulGetServicePod": (1, "podId? link? temporary? taken? ends?"),
     "statefulGetService": (1, ""),
 }
 

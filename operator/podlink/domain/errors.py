@@ -5,6 +5,9 @@ may the call have been applied all the same), or did the server refuse what was 
 ever carries a password: their texts name an address, an argument or a script.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class PodLinkError(Exception):
     """Base class of all errors PodLink raises on purpose."""
@@ -35,6 +38,13 @@ class RedisUnavailable(PodLinkError):  # noqa: N818 - named for what it tells th
         self.maybe_applied = maybe_applied
 
 
+class NotReplicated(RedisUnavailable):
+    """The primary applied the call, but no replica confirmed it in time: a failover may lose it.
+
+    Raised with `durability="replicated"` only; `maybe_applied` is True.
+    """
+
+
 class ScriptError(PodLinkError):
     """The server refused a script or a command, or its reply is not what the key layout promises.
 
@@ -47,3 +57,17 @@ class ScriptError(PodLinkError):
         super().__init__(message)
         self.script = script
         self.server_message = server_message
+
+
+class PartialFailure(PodLinkError):  # noqa: N818 - named for what it tells the caller
+    """Some of the calls that a bulk method stands for failed, and some did not.
+
+    Attributes:
+        results: uid -> result, of those that were answered.
+        errors: uid -> error, of those that failed; each says for itself whether it may have been applied.
+    """
+
+    def __init__(self, message: str, *, results: Mapping[str, Any], errors: Mapping[str, PodLinkError]) -> None:
+        super().__init__(message)
+        self.results = results
+        self.errors = errors

@@ -24,12 +24,14 @@ PERMANENT: Final = -1
 
 # C0, DEL and C1 would make keys unreadable in every tool; a lone surrogate has no UTF-8 form.
 _NAME: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff{}]+").fullmatch
+_BAD_IN_NAME: Final = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff{}]").search
 _NAMESPACE: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff{}:]+").fullmatch
 _TEXT: Final = re.compile(r"[^\x00-\x1f\x7f-\x9f\ud800-\udfff]+").fullmatch
 _DIGITS: Final = re.compile(r"[0-9]+").fullmatch
 
 _STATE_KEY: Final = re.compile(r"sf:\{([^:{}]+):state:([^{}]+)\}(?:load|rv|exp)?").fullmatch
 _WORKLOAD_KEY: Final = re.compile(r"sf:\{([^:{}]+):workload:([^{}]+)\}(?:rv)?").fullmatch
+_LINK_KEY: Final = re.compile(r"sf:\{([^:{}]+):lk:([^{}]+)\}([^{}]+)").fullmatch
 _UID_HASH_KEY: Final = re.compile(r"sf:\{([^:{}]+):lk:([^{}]+)\}").fullmatch
 
 _SHOWN_CHARACTERS: Final = 60
@@ -79,6 +81,20 @@ def workload_version_key(namespace: str, service: str) -> str:
     return f"sf:{{{namespace}:workload:{service}}}rv"
 
 
+def link_head(namespace: str) -> str:
+    """What the keys of the namespace's uids begin with; uid and tail follow."""
+    return f"sf:{{{namespace}:lk:"
+
+
+def link_tail(service: str) -> str:
+    """What the key of a uid's link to a service ends with."""
+    return f"}}{service}"
+
+
+LINK_HASH_TAIL: Final = "}"
+"""What the key of a uid's hash of links ends with."""
+
+
 def link_hash_key(namespace: str, uid: str) -> str:
     """Hash, service -> podId, every link of the uid."""
     return f"sf:{{{namespace}:lk:{uid}}}"
@@ -104,6 +120,12 @@ def uid_of_key(key: str) -> Uid | None:
     """The uid whose hash of links this key is; None for every other key."""
     match = _UID_HASH_KEY(key)
     return Uid(*match.groups()) if match and _addressable(*match.groups()) else None
+
+
+def link_of_key(key: str) -> tuple[str, str, str] | None:
+    """Namespace, uid and service of the link whose string this key is; None for every other key."""
+    match = _LINK_KEY(key)
+    return (match[1], match[2], match[3]) if match else None
 
 
 def check_namespace(value: str) -> None:
@@ -132,7 +154,8 @@ def check_uid(value: str, argument: str = "uid") -> None:
     Raises:
         InvalidArgument: it is empty, no str, or holds a brace, a control character or a lone surrogate.
     """
-    if not isinstance(value, str) or not _NAME(value):
+    # Finding nothing bad is quicker than matching all that is good, and uids are checked in every call.
+    if not isinstance(value, str) or not value or _BAD_IN_NAME(value):
         raise _bad_name(argument, value, "braces")
 
 

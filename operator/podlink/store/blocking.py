@@ -1,22 +1,27 @@
-"""The blocking executor: the same operations for threads. Why it talks to connections, `executor` says."""
+"""The blocking executor: the same operations for threads. Why it does not send through a client, `executor` says."""
 
-import threading
-import time
+import functools
 from collections.abc import Callable, Sequence
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
-from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.retry import Retry
 
 from podlink.domain.errors import InvalidArgument, PodLinkError
-from podlink.store import calls, operations
-from podlink.store.calls import Conversation, Lost, Observer, Reply, Request
-from podlink.store.operations import Operation
+from podlink.store import calls, operations, urls
+from podlink.store.blocking_servers import ClusterServers, Server
+from podlink.store.calls import Durability, Manner
+from podlink.store.operations import Bulk, Operation
+from podlink.store.outcomes import Observer, report
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_DEFAULT_CONNECTIONS: Final = 50
+
+_BULK: Final = 256
+"""Operations of a bulk method that are sent in one go; more would only fill buffers."""
 
 
 def _runs(build: Callable[P, Operation[T]]) -> Callable[Concatenate["StatefulExecutor", P], T]:
@@ -28,48 +33,68 @@ def _runs(build: Callable[P, Operation[T]]) -> Callable[Concatenate["StatefulExe
     return calls.described_by(build, method)
 
 
+def _runs_all(build: Callable[P, Bulk[T]]) -> Callable[Concatenate["StatefulExecutor", P], T]:
+    """The same for a bulk method."""
+
+    def method(self: "StatefulExecutor", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        bulk = build(*args, **kwargs)
+        return bulk.collect(self._run_all(bulk.operations))
+
+    return calls.described_by(build, method)
+
+
 class StatefulExecutor:
     """Reads and writes the link map in Redis, one atomic round trip a call, blocking the thread that calls.
 
     Safe to share between threads. Use it as `with`, or call `close`.
 
     Every method raises `InvalidArgument` before any I/O, `RedisUnavailable` (its `maybe_applied` says whether the call
-    may have been applied) and `ScriptError` (it names the script). Nothing is retried, except a script the server did
-    not know, which has therefore not run.
+    may have been applied) and `ScriptError` (it names the script); bulk methods also raise `PartialFailure`. Nothing is
+    retried, except a script the server did not know, and what a cluster's server sent elsewhere; neither has run.
     """
 
     def __init__(
         self,
-        client: redis.Redis,
+        client: redis.Redis | redis.RedisCluster | Callable[[], redis.RedisCluster],
         *,
         timeout_seconds: float = calls.DEFAULT_TIMEOUT_SECONDS,
+        durability: Durability = "primary",
         on_call: Observer | None = None,
     ) -> None:
         """Use a redis-py client, whose connections and settings apply; closing it stays with the caller.
 
         Args:
-            client: a `redis.Redis`, for example of `Sentinel.master_for`. Its `socket_timeout` bounds every wait for
-                the server.
+            client: for example of `Sentinel.master_for`, or a `RedisCluster`, or a function that makes one at the first
+                call (a RedisCluster connects when it is made). Its `socket_timeout` bounds every wait for the server.
             timeout_seconds: of waiting for a free connection.
-            on_call: told about every call, see `podlink.store.calls.Observer`.
+            durability: "replicated": a write returns when at least one replica has it, else it raises `NotReplicated`.
+            on_call: told about every call, see `podlink.store.outcomes.Observer`.
 
         Raises:
-            InvalidArgument: client is something else, or timeout_seconds is not above 0.
+            InvalidArgument: an argument is something else.
         """
-        if not isinstance(client, redis.Redis):
+        calls.check_timeout(timeout_seconds)
+        calls.check_durability(durability)
+        self._on_call = on_call
+        self._owned: redis.Redis | None = None
+        self._server: Server | None = None
+        self._cluster: ClusterServers | None = None
+        confirm_ms = calls.confirm_ms(durability, timeout_seconds)
+        make = functools.partial(Server, timeout_seconds=timeout_seconds, report=self._report)
+        if isinstance(client, redis.Redis):
+            self._server = make(client, manner=Manner(merged=True, confirm_ms=confirm_ms))
+        elif isinstance(client, redis.RedisCluster) or callable(client):
+            passed = isinstance(client, redis.RedisCluster)
+            connect = (lambda: client) if isinstance(client, redis.RedisCluster) else client
+            apart = functools.partial(make, manner=Manner(confirm_ms=confirm_ms))
+            self._cluster = ClusterServers(connect, apart, timeout_seconds, owned=not passed)
+        else:
             raise InvalidArgument(
-                f"client must be a redis.Redis, got {type(client).__module__}.{type(client).__qualname__};"
+                "client must be a redis.Redis or RedisCluster, got"
+                f" {type(client).__module__}.{type(client).__qualname__};"
                 " for a redis.asyncio.Redis use podlink.StatefulExecutor",
                 argument="client",
             )
-        calls.check_timeout(timeout_seconds)
-        self._client = client
-        self._pool = client.connection_pool
-        self._owns_client = False
-        self._timeout_seconds = timeout_seconds
-        self._on_call = on_call
-        # A pool raises when all its connections are in use; here the call waits for one.
-        self._free = threading.Semaphore(self._pool.max_connections)
 
     @classmethod
     def from_url(
@@ -77,31 +102,39 @@ class StatefulExecutor:
         url: str,
         *,
         timeout_seconds: float = calls.DEFAULT_TIMEOUT_SECONDS,
-        max_connections: int = calls.DEFAULT_CONNECTIONS,
+        max_connections: int = _DEFAULT_CONNECTIONS,
+        durability: Durability = "primary",
         on_call: Observer | None = None,
         **options: Any,
     ) -> Self:
-        """Connect to one Redis or Valkey server, at the first call.
+        """Connect to Redis or Valkey, at the first call.
 
         Args:
-            url: `redis://[user:password@]host[:port][/db]`, `rediss://...` for TLS, or `unix:///path/to/socket`.
+            url: as of `podlink.StatefulExecutor.from_url`: one server, a primary that Sentinels name, or a cluster.
             timeout_seconds: of each wait: for a free connection, for connecting, for a reply.
-            max_connections: how many connections are opened at most; further calls wait for a free one.
-            on_call: told about every call, see `podlink.store.calls.Observer`.
-            options: of redis-py's connections, for example `ssl_ca_certs`.
+            max_connections: how many connections to a server are opened at most; further calls wait for a free one.
+            durability: see the constructor.
+            on_call: told about every call, see `podlink.store.outcomes.Observer`.
+            options: of redis-py's connections, for example `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`.
 
         Raises:
             InvalidArgument: the URL's scheme is another one, or a part of it cannot be read, or an option is unknown.
         """
+        if type(max_connections) is not int or max_connections < 1:
+            raise InvalidArgument(
+                f"max_connections must be an int above 0, got {max_connections!r}", argument="max_connections"
+            )
+        calls.check_timeout(timeout_seconds)
         settings: dict[str, Any] = {
             "max_connections": max_connections,
             "socket_timeout": timeout_seconds,
             "socket_connect_timeout": timeout_seconds,
             "retry": Retry(NoBackoff(), 0),
         }
-        pool = calls.open_pool(redis.ConnectionPool, url, settings | options)
-        executor = cls(redis.Redis.from_pool(pool), timeout_seconds=timeout_seconds, on_call=on_call)
-        executor._owns_client = True
+        open_client = functools.partial(urls.open_client, urls.BLOCKING, url, settings | options)
+        client = open_client if urls.names_cluster(url) else open_client()
+        executor = cls(client, timeout_seconds=timeout_seconds, durability=durability, on_call=on_call)
+        executor._owned = client if isinstance(client, redis.Redis) else None
         return executor
 
     def __enter__(self) -> Self:
@@ -111,9 +144,15 @@ class StatefulExecutor:
         self.close()
 
     def close(self) -> None:
-        """Close the connections, unless they belong to a client that was passed in."""
-        if self._owns_client:
-            self._client.close()
+        """Close the connections; a client that was passed in stays open."""
+        if self._server is not None:
+            self._server.close()
+        if self._owned is not None:
+            sentinel = getattr(self._owned.connection_pool, "sentinel_manager", None)
+            for client in (*(sentinel.sentinels if sentinel else ()), self._owned):
+                client.close()
+        if self._cluster is not None:
+            self._cluster.close()
 
     def run(self, operation: Operation[T]) -> T:
         """Run one operation.
@@ -130,51 +169,40 @@ class StatefulExecutor:
     def run_many(self, many: Sequence[Operation[T]]) -> list[T | PodLinkError]:
         """Run many operations in one pipeline, in order, but not as a transaction.
 
+        On Redis Cluster the order holds among operations of one uid, or of one service.
+
         Returns:
             For each operation, in its place, its own result or its own error.
         """
-        started = time.perf_counter()
-        results = self._hold(calls.conversation(many))
-        calls.report(many, results, time.perf_counter() - started, self._on_call)
+        if self._server is not None:
+            return self._server.run(many)
+        return self._servers.run(many)
+
+    def nodes(self) -> list[str | None]:
+        """Where keys are: the addresses of a cluster's primaries, for operations that name one; else just None.
+
+        Raises:
+            RedisUnavailable: no server of the cluster could be asked.
+        """
+        return [None] if self._cluster is None else [*self._cluster.nodes()]
+
+    def _run_all(self, many: Sequence[Operation[Any]]) -> list[Any]:
+        """Run operations that have no order among them."""
+        if self._server is None:
+            return self._servers.run(many)
+        results: list[Any] = []
+        for start in range(0, len(many), _BULK):
+            results += self._server.run(many[start : start + _BULK], ordered=False)
         return results
 
-    def _hold(self, conversation: Conversation[T]) -> T:
-        try:
-            requests = next(conversation)
-            while True:
-                requests = conversation.send(self._exchange(requests))
-        except StopIteration as end:
-            result: T = end.value
-            return result
+    @property
+    def _servers(self) -> ClusterServers:
+        if self._cluster is None:
+            raise RuntimeError("there is one server, and no cluster")
+        return self._cluster
 
-    def _exchange(self, requests: list[Request]) -> list[Reply]:
-        """Send requests down one connection and collect as many replies as come."""
-        replies: list[Reply] = []
-        if not self._free.acquire(timeout=self._timeout_seconds):
-            cause = TimeoutError(f"no connection within {self._timeout_seconds:g} seconds")
-            return [Lost(cause, sent=False)] * len(requests)
-        sent = False
-        try:
-            connection = self._pool.get_connection()
-            try:
-                packed = connection.pack_commands(requests)  # type: ignore[no-untyped-call]
-                sent = True
-                connection.send_packed_command(packed)  # type: ignore[no-untyped-call]
-                while len(replies) < len(requests):
-                    try:
-                        replies.append(connection.read_response())
-                    except ResponseError as error:
-                        replies.append(error)
-                if any(isinstance(reply, ReadOnlyError) for reply in replies):
-                    # The primary became a replica, and stays one: the next call has to look for the new primary.
-                    connection.disconnect()  # type: ignore[no-untyped-call]
-            finally:
-                self._pool.release(connection)
-        except (RedisError, OSError) as error:
-            replies += [Lost(error, sent)] * (len(requests) - len(replies))
-        finally:
-            self._free.release()
-        return replies
+    def _report(self, many: Sequence[Operation[T]], results: Sequence[T | PodLinkError], seconds: float) -> None:
+        report(many, results, seconds, self._on_call)
 
     set_service_state = _runs(operations.set_service_state)
     get_service_state = _runs(operations.get_service_state)
@@ -183,12 +211,18 @@ class StatefulExecutor:
     get_workload_state = _runs(operations.get_workload_state)
     get_workload_states = _runs(operations.get_workload_states)
     set_linked_pod = _runs(operations.set_linked_pod)
+    set_linked_pods = _runs_all(operations.set_linked_pods)
     try_set_linked_pod = _runs(operations.try_set_linked_pod)
+    try_set_linked_pods = _runs_all(operations.try_set_linked_pods)
     set_linked_pod_if_absent = _runs(operations.set_linked_pod_if_absent)
+    set_linked_pods_if_absent = _runs_all(operations.set_linked_pods_if_absent)
     compute_linked_pod_if_absent = _runs(operations.compute_linked_pod_if_absent)
+    compute_linked_pods_if_absent = _runs_all(operations.compute_linked_pods_if_absent)
     get_linked_pod = _runs(operations.get_linked_pod)
+    get_linked_pods = _runs_all(operations.get_linked_pods)
     get_linked_pod_if_persist = _runs(operations.get_linked_pod_if_persist)
-    get_linked_pods = _runs(operations.get_linked_pods)
     remove_linked_pod = _runs(operations.remove_linked_pod)
+    remove_linked_pods = _runs_all(operations.remove_linked_pods)
     remove_linked_pod_with_id = _runs(operations.remove_linked_pod_with_id)
+    remove_linked_pods_with_id = _runs_all(operations.remove_linked_pods_with_id)
     get_linked_services = _runs(operations.get_linked_services)

@@ -1,39 +1,55 @@
-"""The asyncio executor: runs operations over a pool of connections.
+"""The asyncio executor.
 
-What the tasks of an event loop ask for at the same time goes out together (`mailbox`, `merging`).
-
-It talks to connections rather than through a client's `execute_command` or pipeline, for two reasons. redis-py resends
-what failed on a broken connection, as often as its retry policy says, and a script may have run the first time; here a
-lost connection is reported. And a pipeline that breaks half way keeps the answers that did arrive.
+What the tasks of an event loop ask for at the same time goes out together (`mailbox`, `merging`), down one connection
+to each server that all of them share (`wire`). redis-py makes and secures the connections; its clients are not used to
+send, for two reasons. They resend what failed on a broken connection, as often as their retry policy says, and a script
+may have run the first time; here a lost connection is reported. And a call through them costs several times as much.
 """
 
-import asyncio
 import functools
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
-import hiredis
 import redis.asyncio
+from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import RedisError, ResponseError
 
 from podlink.domain.errors import InvalidArgument, PodLinkError
-from podlink.store import calls, operations
-from podlink.store.calls import Conversation, Lost, Observer, Reply, Request
+from podlink.store import calls, operations, urls
+from podlink.store.cache import LinkCache
+from podlink.store.calls import Durability, Manner, Request
+from podlink.store.cluster_servers import ClusterServers
 from podlink.store.mailbox import Mailbox
-from podlink.store.operations import Operation
+from podlink.store.merging import BATCH_SIZE
+from podlink.store.node import Connect, Node
+from podlink.store.operations import Bulk, Operation
+from podlink.store.operations.links import read_link
+from podlink.store.outcomes import Observer, outcome, report
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+_CACHE_ENTRIES: Final = 100_000
+_TRACKING: Final[tuple[Request, ...]] = (("HELLO", 3), ("CLIENT", "TRACKING", "ON"))
 
 
 def _runs(build: Callable[P, Operation[T]]) -> Callable[Concatenate["StatefulExecutor", P], Coroutine[Any, Any, T]]:
     """The method that runs what a builder returns; signature and docstring are the builder's."""
 
     async def method(self: "StatefulExecutor", /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return await self.run(build(*args, **kwargs))
+        return await self._start(build(*args, **kwargs))
+
+    return calls.described_by(build, method)
+
+
+def _runs_all(build: Callable[P, Bulk[T]]) -> Callable[Concatenate["StatefulExecutor", P], Coroutine[Any, Any, T]]:
+    """The same for a bulk method."""
+
+    async def method(self: "StatefulExecutor", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        bulk = build(*args, **kwargs)
+        return bulk.collect(await self._run_all(bulk.operations))
 
     return calls.described_by(build, method)
 
@@ -44,42 +60,59 @@ class StatefulExecutor:
     Safe to share between any number of tasks of one event loop. Use it as `async with`, or call `aclose`.
 
     Every method raises `InvalidArgument` before any I/O, `RedisUnavailable` (its `maybe_applied` says whether the call
-    may have been applied) and `ScriptError` (it names the script). Nothing is retried, except a script the server did
-    not know, which has therefore not run.
+    may have been applied) and `ScriptError` (it names the script); bulk methods also raise `PartialFailure`. Nothing is
+    retried, except a script the server did not know, and what a cluster's server sent elsewhere; neither has run.
+
+    On Redis Cluster a link and the load that it puts on its pod live on two servers, so that a call takes two round
+    trips, and one that picks a pod three; see docs/limitations.md.
     """
 
     def __init__(
         self,
-        client: redis.asyncio.Redis,
+        client: redis.asyncio.Redis | redis.asyncio.RedisCluster,
         *,
         timeout_seconds: float = calls.DEFAULT_TIMEOUT_SECONDS,
+        cache: bool = False,
+        cache_entries: int = _CACHE_ENTRIES,
+        durability: Durability = "primary",
         on_call: Observer | None = None,
     ) -> None:
-        """Use a redis-py client, whose connections and settings apply; closing it stays with the caller.
+        """Connect as a redis-py client does, at the first call; closing the client stays with the caller.
 
         Args:
-            client: a `redis.asyncio.Redis`, for example of `Sentinel.master_for`.
-            timeout_seconds: of one call or one pipeline, waiting for a free connection included.
-            on_call: told about every call, see `podlink.store.calls.Observer`.
+            client: says where and how to connect; for example of `Sentinel.master_for`, or a `RedisCluster`.
+            timeout_seconds: of one call or one pipeline, connecting included.
+            cache: keep links that `get_linked_pod` has read, until the server says that they changed. A cached link is
+                stale for the time such a message travels, or for as long as twice the timeout while the connection
+                is dead without a word.
+            cache_entries: links kept at most.
+            durability: "replicated": a write returns when at least one replica has it, else it raises `NotReplicated`.
+            on_call: told about every call, see `podlink.store.outcomes.Observer`.
 
         Raises:
-            InvalidArgument: client is something else, or timeout_seconds is not above 0.
+            InvalidArgument: an argument is something else.
         """
-        if not isinstance(client, redis.asyncio.Redis):
+        if not isinstance(client, redis.asyncio.Redis | redis.asyncio.RedisCluster):
             raise InvalidArgument(
-                f"client must be a redis.asyncio.Redis, got {type(client).__module__}.{type(client).__qualname__};"
+                "client must be a redis.asyncio.Redis or RedisCluster, got"
+                f" {type(client).__module__}.{type(client).__qualname__};"
                 " for a redis.Redis use podlink.sync.StatefulExecutor",
                 argument="client",
             )
         calls.check_timeout(timeout_seconds)
+        calls.check_durability(durability)
         self._client = client
-        self._pool = client.connection_pool
         self._owns_client = False
         self._timeout_seconds = timeout_seconds
         self._on_call = on_call
-        # A pool raises when all its connections are in use; here the call waits for one.
-        self._free = asyncio.Semaphore(self._pool.max_connections)
-        self._mailbox = Mailbox(self._run_merged, timeout_seconds, self._report)
+        self._confirm_ms = calls.confirm_ms(durability, timeout_seconds)
+        self._cache = LinkCache(calls.checked_size(cache_entries)) if cache else None
+        self._mailbox: Mailbox | None = None
+        self._cluster: ClusterServers | None = None
+        if isinstance(client, redis.asyncio.RedisCluster):
+            self._cluster = ClusterServers(client, self._make_mailbox, timeout_seconds)
+        else:
+            self._mailbox = self._make_mailbox(functools.partial(_connection_like, client))
 
     @classmethod
     def from_url(
@@ -87,31 +120,49 @@ class StatefulExecutor:
         url: str,
         *,
         timeout_seconds: float = calls.DEFAULT_TIMEOUT_SECONDS,
-        max_connections: int = calls.DEFAULT_CONNECTIONS,
+        cache: bool = False,
+        cache_entries: int = _CACHE_ENTRIES,
+        durability: Durability = "primary",
         on_call: Observer | None = None,
         **options: Any,
     ) -> Self:
-        """Connect to one Redis or Valkey server, at the first call.
+        """Connect to Redis or Valkey, at the first call.
 
         Args:
-            url: `redis://[user:password@]host[:port][/db]`, `rediss://...` for TLS, or `unix:///path/to/socket`.
-            timeout_seconds: of one call or one pipeline, waiting for a free connection and connecting included.
-            max_connections: how many connections are opened at most; further calls wait for a free one.
-            on_call: told about every call, see `podlink.store.calls.Observer`.
-            options: of redis-py's connections, for example `ssl_ca_certs`.
+            url: one server: `redis://[user:password@]host[:port][/db]`, `rediss://...` for TLS, or
+                `unix:///path/to/socket`; the primary that Sentinels name:
+                `redis+sentinel://[user:password@]host:port,host:port/service[/db]`, with `sentinel_username` and
+                `sentinel_password` as query parameters where Sentinels ask for them; a cluster:
+                `redis+cluster://[user:password@]host:port,host:port`. The last two begin with `rediss+` for TLS.
+            timeout_seconds: of one call or one pipeline, connecting included.
+            cache: see the constructor.
+            cache_entries: see the constructor.
+            durability: see the constructor.
+            on_call: told about every call, see `podlink.store.outcomes.Observer`.
+            options: of redis-py's connections, for example `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`.
 
         Raises:
             InvalidArgument: the URL's scheme is another one, or a part of it cannot be read, or an option is unknown.
         """
+        calls.check_timeout(timeout_seconds)
+        if "max_connections" in options:
+            raise InvalidArgument(
+                "max_connections is of the blocking executor: here all tasks share one connection to each server",
+                argument="max_connections",
+            )
         settings: dict[str, Any] = {
-            "max_connections": max_connections,
-            # One timer around the whole call instead of redis-py's own for every write and every reply.
-            "socket_timeout": None,
+            "socket_timeout": timeout_seconds,
             "socket_connect_timeout": timeout_seconds,
             "retry": Retry(NoBackoff(), 0),
         }
-        pool = calls.open_pool(redis.asyncio.ConnectionPool, url, settings | options)
-        executor = cls(redis.asyncio.Redis.from_pool(pool), timeout_seconds=timeout_seconds, on_call=on_call)
+        executor = cls(
+            urls.open_client(urls.ASYNCIO, url, settings | options),
+            timeout_seconds=timeout_seconds,
+            cache=cache,
+            cache_entries=cache_entries,
+            durability=durability,
+            on_call=on_call,
+        )
         executor._owns_client = True
         return executor
 
@@ -122,9 +173,15 @@ class StatefulExecutor:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait for the single calls under way, then close the connections, unless they belong to a client passed in."""
-        await self._mailbox.drain()
+        """Wait for the calls under way, and close the connections."""
+        if self._cluster is not None:
+            await self._cluster.aclose()
+        if self._mailbox is not None:
+            await self._mailbox.aclose()
         if self._owns_client:
+            sentinel = getattr(getattr(self._client, "connection_pool", None), "sentinel_manager", None)
+            if sentinel is not None:
+                await sentinel.aclose()
             await self._client.aclose()
 
     async def run(self, operation: Operation[T]) -> T:
@@ -134,97 +191,95 @@ class StatefulExecutor:
             RedisUnavailable: no answer; `maybe_applied` says whether the operation may have been applied.
             ScriptError: the server refused it, or its reply makes no sense.
         """
-        if operation.target and not self._mailbox.idle:
-            return await self._mailbox.post(operation)
-        with self._mailbox.one_alone():
-            (result,) = await self.run_many((operation,))
-        if isinstance(result, PodLinkError):
-            raise result
-        return result
+        return await self._start(operation)
 
     async def run_many(self, many: Sequence[Operation[T]]) -> list[T | PodLinkError]:
         """Run many operations in one pipeline, in order, but not as a transaction.
 
+        On Redis Cluster the order holds among operations of one uid, or of one service.
+
         Returns:
             For each operation, in its place, its own result or its own error.
         """
-        started = time.perf_counter()
-        conversation = calls.conversation(many)
+        if not any(operation.shape.target for operation in many):
+            return [outcome(operation, ()) for operation in many]
+        if self._mailbox is not None:
+            return await self._mailbox.post_together(many)
+        return await self._servers.run(many)
+
+    async def nodes(self) -> list[str | None]:
+        """Where keys are: the addresses of a cluster's primaries, for operations that name one; else just None.
+
+        Raises:
+            RedisUnavailable: no server of the cluster could be asked.
+        """
+        if self._cluster is None:
+            return [None]
+        return [*await self._cluster.nodes()]
+
+    async def _run_all(self, many: Sequence[Operation[Any]]) -> list[Any]:
+        """Run operations that have no order among them."""
+        if self._mailbox is None:
+            return await self._servers.run(many)
+        parts = [many[start : start + BATCH_SIZE] for start in range(0, len(many), BATCH_SIZE)]
+        futures = [self._mailbox.post_together(part, ordered=False) for part in parts]
         try:
-            requests = next(conversation)
-        except StopIteration as end:
-            results: list[T | PodLinkError] = end.value
-        else:
-            results = await self._go_on(conversation, await self._exchange(lambda: requests))
-        self._report(many, results, time.perf_counter() - started)
-        return results
+            return [result for future in futures for result in await future]
+        finally:
+            for future in futures:
+                future.cancel()  # of what was not sent yet, if this call is cancelled
 
-    async def _run_merged(self, board: Callable[[], Sequence[Operation[T]]]) -> list[T | PodLinkError]:
-        """Run those operations that are still wanted when a connection is there."""
-        started = time.perf_counter()
-        many: list[Operation[T]] = []
-        conversation = calls.merged_conversation(many)
+    def _start(self, operation: Operation[T]) -> Awaitable[T]:
+        if self._mailbox is not None and operation.shape.target:
+            return self._mailbox.post(operation)
+        return self._run_apart(operation)
 
-        def requests() -> list[Request]:
-            many.extend(board())
-            return next(conversation) if many else []
+    async def _run_apart(self, operation: Operation[T]) -> T:
+        (result,) = await self.run_many([operation])
+        if isinstance(result, PodLinkError):
+            raise result
+        return result
 
-        replies = await self._exchange(requests)
-        results = await self._go_on(conversation, replies) if many else []
-        self._report(many, results, time.perf_counter() - started)
-        return results
+    @property
+    def _servers(self) -> ClusterServers:
+        if self._cluster is None:
+            raise RuntimeError("there is one server, and it has a mailbox")
+        return self._cluster
+
+    def _make_mailbox(self, connect: Connect) -> Mailbox:
+        cache = self._cache
+        node = Node(connect, self._timeout_seconds)
+        if cache is not None:
+            node = Node(connect, self._timeout_seconds, greeting=_TRACKING, on_push=cache.hear, on_down=cache.clear)
+        manner = Manner(merged=self._cluster is None, confirm_ms=self._confirm_ms)
+        return Mailbox(node, self._timeout_seconds, self._report, manner)
 
     def _report(self, many: Sequence[Operation[T]], results: Sequence[T | PodLinkError], seconds: float) -> None:
-        calls.report(many, results, seconds, self._on_call)
+        if self._cache is not None:
+            # Before their callers go on, who may read at once what they have written.
+            self._cache.forget_written(many)
+        report(many, results, seconds, self._on_call)
 
-    async def _go_on(self, conversation: Conversation[T], replies: list[Reply]) -> T:
+    async def _get_linked_pod(self, namespace: str, uid: str, service: str) -> int | None:
+        cache = self._cache
+        if cache is None:
+            return await self._start(operations.get_linked_pod(namespace, uid, service))
+        link = namespace, uid, service
         try:
-            while True:
-                requests = conversation.send(replies)
-                replies = await self._exchange(functools.partial(list, requests))
-        except StopIteration as end:
-            result: T = end.value
-            return result
-
-    async def _exchange(self, board: Callable[[], list[Request]]) -> list[Reply]:
-        """Send requests down one connection and collect as many replies as come.
-
-        Args:
-            board: returns the requests; called once, when the connection is there or there will be none.
-        """
-        requests: list[Request] | None = None
-        replies: list[Reply] = []
-        sent = False
-        cause: Exception
+            entry = cache.entries.get(link)
+        except TypeError:  # something unhashable, which is refused below
+            entry = None
+        if entry is not None and entry[1] > time.monotonic():
+            return entry[0]
+        operation = read_link(namespace, uid, service)
+        token, asked_at = cache.asks(link), time.monotonic()
         try:
-            async with asyncio.timeout(self._timeout_seconds), self._free:
-                connection = await self._pool.get_connection()  # type: ignore[no-untyped-call]
-                try:
-                    requests = board()
-                    # Its stub says tuple[T] where a tuple of any length is meant.
-                    packed = b"".join(hiredis.pack_command(request) for request in requests)  # type: ignore[arg-type]
-                    sent = True
-                    await connection.send_packed_command(packed)
-                    while len(replies) < len(requests):
-                        try:
-                            # As bytes, whatever the client was made with: one value that is no text is one call's own.
-                            replies.append(await connection.read_response(disable_decoding=True))
-                        except ResponseError as error:
-                            replies.append(error)
-                    if any(map(calls.tells_of_replica, replies)):
-                        # The primary became a replica, and stays one: the next call has to look for the new primary.
-                        await connection.disconnect()
-                finally:
-                    await self._pool.release(connection)
-        except TimeoutError:
-            cause = calls.timeout_error(self._timeout_seconds, sent=sent)
-        except (RedisError, OSError) as error:
-            cause = error
-        else:
-            return replies
-        if requests is None:
-            requests = board()
-        return replies + [Lost(cause, sent)] * (len(requests) - len(replies))
+            pod, ttl_ms = await self.run(operation)
+        finally:
+            still_true = cache.read_ended(link, token)
+        if still_true:
+            cache.keep(link, pod, ttl_ms, asked_at)
+        return pod
 
     set_service_state = _runs(operations.set_service_state)
     get_service_state = _runs(operations.get_service_state)
@@ -233,12 +288,25 @@ class StatefulExecutor:
     get_workload_state = _runs(operations.get_workload_state)
     get_workload_states = _runs(operations.get_workload_states)
     set_linked_pod = _runs(operations.set_linked_pod)
+    set_linked_pods = _runs_all(operations.set_linked_pods)
     try_set_linked_pod = _runs(operations.try_set_linked_pod)
+    try_set_linked_pods = _runs_all(operations.try_set_linked_pods)
     set_linked_pod_if_absent = _runs(operations.set_linked_pod_if_absent)
+    set_linked_pods_if_absent = _runs_all(operations.set_linked_pods_if_absent)
     compute_linked_pod_if_absent = _runs(operations.compute_linked_pod_if_absent)
-    get_linked_pod = _runs(operations.get_linked_pod)
+    compute_linked_pods_if_absent = _runs_all(operations.compute_linked_pods_if_absent)
+    get_linked_pod = calls.described_by(operations.get_linked_pod, _get_linked_pod)
+    get_linked_pods = _runs_all(operations.get_linked_pods)
     get_linked_pod_if_persist = _runs(operations.get_linked_pod_if_persist)
-    get_linked_pods = _runs(operations.get_linked_pods)
     remove_linked_pod = _runs(operations.remove_linked_pod)
+    remove_linked_pods = _runs_all(operations.remove_linked_pods)
     remove_linked_pod_with_id = _runs(operations.remove_linked_pod_with_id)
+    remove_linked_pods_with_id = _runs_all(operations.remove_linked_pods_with_id)
     get_linked_services = _runs(operations.get_linked_services)
+
+
+def _connection_like(client: redis.asyncio.Redis) -> AbstractConnection:
+    """A connection as the client would make it, but one that never tries again by itself."""
+    pool = client.connection_pool
+    connection: AbstractConnection = pool.connection_class(**pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)})
+    return connection

@@ -1,180 +1,302 @@
 """Gathers the calls that the tasks of one event loop make while earlier ones are under way, and sends them together.
 
-Nothing waits for company: a call on an idle executor leaves at once. Under load the batches grow by themselves, to what
-has gathered while the last one was under way.
+Nothing waits for company: a call to an idle server leaves at once. Under load the batches grow by themselves, to what
+has gathered while the last ones were under way.
 """
 
 import asyncio
 import contextvars
+import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
-from itertools import chain
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import chain, islice
+from typing import Any, Final, Protocol, TypeAlias, TypeVar
 
-from podlink.domain.errors import PodLinkError
-from podlink.store import calls
+from redis.exceptions import ReadOnlyError
+
+from podlink.domain.errors import PodLinkError, RedisUnavailable
+from podlink.store.calls import Conversation, Manner, conversation
+from podlink.store.node import Node
 from podlink.store.operations import Operation
+from podlink.store.outcomes import Lost, Reply, outcome, timeout_error
 
 T = TypeVar("T")
 
-LANES: Final = 2
-"""Batches under way at a time: while the server works on one, the other is packed or unpacked."""
+FLIGHTS: Final = 8
+"""Batches under way at a time: while the server works on some, others are packed or unpacked."""
 
 FEW: Final = 16
 """So few calls do not make a second batch beside one that is under way: they would stay a small one for good."""
 
-MOST: Final = 256
-"""Calls of one batch, which is a pipeline of several script calls then."""
-
-Run = Callable[[Callable[[], Sequence[Operation[Any]]]], Awaitable[list[Any]]]
-"""Asks for operations when it can send them, and returns a result for each: a value or a PodLinkError."""
+MOST: Final = 64
+"""Calls of one batch, which is one script call then."""
 
 Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], None]
-"""Told of operations that ended without being run, with their results and the seconds that took."""
+"""Told of operations that ended, with their results and the seconds that took."""
+
+_Letter: TypeAlias = "tuple[Operation[Any], asyncio.Future[Any], float]"
+"""An operation, the future of its result, and when it was posted. One is made for every call, so it is no class."""
 
 
-class _Letter(NamedTuple):
-    operation: Operation[Any]
-    future: "asyncio.Future[Any]"
-    posted: float
+class _Parcel(Protocol):
+    """Operations that travel together.
+
+    Attributes:
+        operations: in the order of the results.
+        manner: how they are sent.
+        since: monotonic time at which the first of them was posted.
+    """
+
+    operations: Sequence[Operation[Any]]
+    manner: Manner
+    since: float
+
+    def futures(self) -> Sequence["asyncio.Future[Any]"]:
+        """What callers wait for."""
+
+    def tell(self, results: Sequence[Any]) -> None:
+        """Hand the results out, PodLinkErrors among them, to those who still wait."""
+
+
+class _Batch:
+    """Single calls, each with a caller of its own."""
+
+    __slots__ = ("_futures", "manner", "operations", "since")
+
+    def __init__(self, letters: Sequence[_Letter], manner: Manner) -> None:
+        self.operations: Sequence[Operation[Any]] = [letter[0] for letter in letters]
+        self._futures = [letter[1] for letter in letters]
+        self.since = letters[0][2]
+        self.manner = manner
+
+    def futures(self) -> Sequence["asyncio.Future[Any]"]:
+        return self._futures
+
+    def tell(self, results: Sequence[Any]) -> None:
+        for future, result in zip(self._futures, results, strict=True):
+            if future.done():  # its caller was cancelled
+                continue
+            if isinstance(result, PodLinkError):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+
+
+class _Group:
+    """Many operations of one caller, whose future holds the list of their results."""
+
+    __slots__ = ("future", "manner", "operations", "since")
+
+    def __init__(self, operations: Sequence[Operation[Any]], manner: Manner, future: "asyncio.Future[Any]") -> None:
+        self.operations = operations
+        self.manner = manner
+        self.since = time.monotonic()
+        self.future = future
+
+    def futures(self) -> Sequence["asyncio.Future[Any]"]:
+        return [self.future]
+
+    def tell(self, results: Sequence[Any]) -> None:
+        if not self.future.done():
+            self.future.set_result(results)
 
 
 class _Flight:
-    """Letters under way together."""
+    """A parcel under way: a conversation (see `calls`) with the server over its one connection."""
 
-    def __init__(self, letters: Sequence[_Letter], landed: "asyncio.Future[None]") -> None:
-        self.letters = letters
-        self.landed = landed
-        self.boarded: list[_Letter] = []
-        self.task: asyncio.Task[None] | None = None
-        """Kept here, for the loop does not keep it."""
+    __slots__ = ("left", "parcel", "talk")
 
-    def board(self) -> list[Operation[Any]]:
-        """Choose what is sent: not what was cancelled, or given up, while it waited for a connection."""
-        self.boarded = [letter for letter in self.letters if not letter.future.done()]
-        return [letter.operation for letter in self.boarded]
+    def __init__(self, parcel: _Parcel) -> None:
+        self.left = time.monotonic()
+        self.parcel = parcel
+        self.talk: Conversation[list[Any]] = conversation(parcel.operations, parcel.manner)
 
 
 class Mailbox:
-    """Takes operations one at a time, and has them run in batches."""
+    """Takes the operations for one server, and has them run in batches. It belongs to one event loop."""
 
-    def __init__(self, run: Run, timeout_seconds: float, report: Report) -> None:
-        self._run = run
+    def __init__(self, node: Node, timeout_seconds: float, report: Report, manner: Manner) -> None:
+        """Send nothing yet.
+
+        Args:
+            node: the server.
+            timeout_seconds: within which every call is answered, one way or another.
+            report: told of every operation that ended.
+            manner: how single calls are sent.
+        """
+        self._node = node
         self._report = report
         self._timeout_seconds = timeout_seconds
-        self._waiting: deque[_Letter] = deque()
-        self._flights: set[_Flight] = set()
+        self._manner = manner
+        self._letters: deque[_Letter] = deque()
+        self._groups: deque[_Group] = deque()
+        self._batches: set[_Flight] = set()
+        self._pipelines: set[_Flight] = set()
         self._collecting = False
+        self._opening = False
         self._alarm: asyncio.TimerHandle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
         # What one caller keeps in context variables is no business of a batch.
         self._context = contextvars.Context()
 
     def post(self, operation: Operation[T]) -> "asyncio.Future[T]":
         """Have an operation run; the future holds its result, or its PodLinkError."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append(_Letter(operation, future, loop.time()))
-        if not self._collecting and self._may_leave():
-            self._collecting = True
+        # Asking for the running loop is a system call on some versions of Python.
+        future: asyncio.Future[T] = asyncio.Future(loop=self._loop or self._begin())
+        letters = self._letters
+        letters.append((operation, future, time.monotonic()))
+        if not self._batches:
+            if not self._collecting:
+                self._collect()
+        elif len(letters) == FEW:
             # What the other tasks of this turn of the loop ask for comes along.
-            loop.call_soon(self._collect, context=self._context)
-        if self._alarm is None:
-            self._alarm = loop.call_later(self._timeout_seconds, self._give_up, context=self._context)
+            self._collect_soon()
         return future
 
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is under way and nothing waits."""
-        return not self._flights and not self._waiting
+    def post_together(
+        self, operations: Sequence[Operation[Any]], *, ordered: bool = True
+    ) -> "asyncio.Future[list[Any]]":
+        """Have operations run in one pipeline; the future holds a result, or a PodLinkError, for each.
 
-    @contextmanager
-    def one_alone(self) -> Iterator[None]:
-        """Occupy a lane with a call that its caller runs: with no company, that is the shortest way."""
-        flight = _Flight((), asyncio.get_running_loop().create_future())
-        self._flights.add(flight)
-        try:
-            yield
-        finally:
-            self._land(flight)
+        Args:
+            operations: what to run.
+            ordered: whether they keep their order.
+        """
+        loop = self._loop or self._begin()
+        manner = Manner(ordered=True, confirm_ms=self._manner.confirm_ms) if ordered else self._manner
+        group = _Group(operations, manner, loop.create_future())
+        self._groups.append(group)
+        self._collect()
+        return group.future
 
-    async def drain(self) -> None:
-        """Wait until everything is answered that was asked for before, which the deadline bounds."""
-        pending = [letter.future for letter in self._unanswered()] + [flight.landed for flight in self._flights]
+    async def aclose(self) -> None:
+        """Wait until everything is answered that was asked for before, which the deadline bounds; and disconnect."""
+        pending = [letter[1] for letter in self._letters] + [group.future for group in self._groups]
+        for flight in chain(self._batches, self._pipelines):
+            pending += flight.parcel.futures()
         if pending:
             await asyncio.wait(pending)
-        if self._alarm is not None and not self._waiting and not self._flights:
+        await self._node.aclose()
+        if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
 
-    def _may_leave(self) -> bool:
-        return bool(self._waiting) and (not self._flights or (len(self._flights) < LANES and len(self._waiting) >= FEW))
+    def _begin(self) -> asyncio.AbstractEventLoop:
+        self._loop = asyncio.get_running_loop()
+        return self._loop
+
+    def _collect_soon(self) -> None:
+        if not self._collecting:
+            self._collecting = True
+            (self._loop or self._begin()).call_soon(self._collect, context=self._context)
 
     def _collect(self) -> None:
+        """Send what may leave."""
         self._collecting = False
-        while self._may_leave():
-            # Shared out evenly, so that no batch waits for a much longer one.
-            share = min(MOST, max(FEW, -(-len(self._waiting) // (LANES - len(self._flights)))))
-            self._send([self._waiting.popleft() for _ in range(min(share, len(self._waiting)))])
+        if self._alarm is None and (self._letters or self._groups):
+            self._set_alarm(self._timeout_seconds)
+        if self._node.wire is None:
+            if (self._letters or self._groups) and not self._opening:
+                self._opening = True
+                self._node.open(self._opened)
+            return
+        letters = self._letters
+        while letters and (not self._batches or (len(letters) >= FEW and len(self._batches) < FLIGHTS)):
+            taken = [letters.popleft() for _ in range(min(MOST, len(letters)))]
+            wanted = [letter for letter in taken if not letter[1].done()]
+            if wanted:
+                self._send(_Flight(_Batch(wanted, self._manner)), self._batches)
+        while self._groups and len(self._pipelines) < FLIGHTS:
+            group = self._groups.popleft()
+            if not group.future.done():
+                self._send(_Flight(group), self._pipelines)
 
-    def _send(self, taken: Sequence[_Letter]) -> None:
-        # The caller of an answered one was cancelled, or its time was up.
-        letters = [letter for letter in taken if not letter.future.done()]
-        if letters:
-            loop = asyncio.get_running_loop()
-            flight = _Flight(letters, loop.create_future())
-            self._flights.add(flight)
-            flight.task = loop.create_task(self._fly(flight), context=self._context)
+    def _opened(self, cause: BaseException | None) -> None:
+        self._opening = False
+        if cause is None:
+            self._collect()
+            return
+        for parcel in self._taken(latest=float("inf")):
+            if isinstance(cause, asyncio.CancelledError):
+                for future in parcel.futures():
+                    future.cancel()
+            else:
+                self._land_unsent(parcel, cause)
 
-    async def _fly(self, flight: _Flight) -> None:
+    def _send(self, flight: _Flight, kind: set[_Flight]) -> None:
+        kind.add(flight)
+        self._continue(flight, None)
+
+    def _continue(self, flight: _Flight, replies: list[Reply] | None) -> None:
+        """Take a flight's conversation one step further; without replies, it begins."""
         try:
-            results = await self._run(flight.board)
-            for letter, result in zip(flight.boarded, results, strict=True):
-                if letter.future.done():
-                    continue
-                if isinstance(result, PodLinkError):
-                    letter.future.set_exception(result)
-                else:
-                    letter.future.set_result(result)
-        except asyncio.CancelledError:  # somebody cancels every task there is
-            for letter in flight.letters:
-                letter.future.cancel()
-            raise
-        except Exception as error:  # noqa: BLE001 - what an observer raises reaches the callers
-            for letter in flight.letters:
-                if not letter.future.done():
-                    letter.future.set_exception(error)
-        finally:
-            self._land(flight)
+            requests = next(flight.talk) if replies is None else flight.talk.send(replies)
+        except StopIteration as end:
+            self._land(flight, end.value)
+            return
+        wire = self._node.wire
+        if wire is None:
+            self._continue(flight, [Lost(ConnectionError("the connection was lost"), sent=False)] * len(requests))
+        else:
+            wire.send(requests, partial(self._continue, flight))
 
-    def _land(self, flight: _Flight) -> None:
-        self._flights.discard(flight)
-        if not flight.landed.done():
-            flight.landed.set_result(None)
-        if self._waiting and not self._collecting:
-            self._collecting = True
+    def _land_unsent(self, parcel: _Parcel, cause: BaseException) -> None:
+        lost = Lost(cause, sent=False)
+        self._land(_Flight(parcel), [outcome(operation, lost) for operation in parcel.operations])
+
+    def _land(self, flight: _Flight, results: Sequence[Any]) -> None:
+        self._batches.discard(flight)
+        self._pipelines.discard(flight)
+        parcel = flight.parcel
+        if any(
+            isinstance(result, RedisUnavailable) and isinstance(result.__cause__, ReadOnlyError) for result in results
+        ):
+            # The primary became a replica, and stays one: the next call has to look for the new primary.
+            self._node.leave()
+        try:
+            self._report(parcel.operations, results, time.monotonic() - flight.left)
+        except Exception as error:  # noqa: BLE001 - what an observer raises reaches the callers
+            for future in parcel.futures():
+                if not future.done():
+                    future.set_exception(error)
+        parcel.tell(results)
+        if self._letters or self._groups:
             # Not at once: the tasks that were just answered may ask for more.
-            asyncio.get_running_loop().call_soon(self._collect, context=self._context)
+            self._collect_soon()
 
     def _give_up(self) -> None:
-        """Fail what is past its deadline; behind a stalled batch, a call has waited before it was sent."""
-        loop = asyncio.get_running_loop()
-        latest = loop.time() - self._timeout_seconds
-        sent = {letter.future for flight in self._flights for letter in flight.boarded}
-        given_up: list[tuple[_Letter, PodLinkError]] = []
-        for letter in list(self._unanswered()):
-            if letter.posted <= latest:
-                error = calls.timed_out(letter.operation, self._timeout_seconds, sent=letter.future in sent)
-                letter.future.set_exception(error)
-                given_up.append((letter, error))
-        oldest = min((letter.posted for letter in self._unanswered()), default=None)
+        """Fail what is past its deadline, and leave a server that has not answered for as long."""
         self._alarm = None
-        if oldest is not None:
-            self._alarm = loop.call_at(oldest + self._timeout_seconds, self._give_up, context=self._context)
-        for letter, failure in given_up:
-            if letter.future not in sent:  # else the batch reports it
-                self._report([letter.operation], [failure], loop.time() - letter.posted)
+        now = time.monotonic()
+        latest = now - self._timeout_seconds
+        flights = [*self._batches, *self._pipelines]
+        if any(flight.parcel.since <= latest for flight in flights):
+            self._node.drop(timeout_error(self._timeout_seconds, sent=True))
+        cause = timeout_error(self._timeout_seconds, sent=False)
+        if flights:
+            cause = TimeoutError(f"calls before this one had no answer within {self._timeout_seconds:g} seconds")
+        for parcel in self._taken(latest):
+            self._land_unsent(parcel, cause)
+        times = [flight.parcel.since for flight in flights if flight.parcel.since > latest]
+        times += [letter[2] for letter in islice(self._letters, 1)] + [group.since for group in islice(self._groups, 1)]
+        if times:
+            self._set_alarm(min(times) - latest)
 
-    def _unanswered(self) -> Iterator[_Letter]:
-        letters = chain(self._waiting, *(flight.letters for flight in self._flights))
-        return (letter for letter in letters if not letter.future.done())
+    def _taken(self, latest: float) -> list[_Parcel]:
+        """Take out what was posted by then, and waits."""
+        parcels: list[_Parcel] = []
+        letters: list[_Letter] = []
+        while self._letters and self._letters[0][2] <= latest:
+            letter = self._letters.popleft()
+            if not letter[1].done():
+                letters.append(letter)
+        if letters:
+            parcels.append(_Batch(letters, self._manner))
+        while self._groups and self._groups[0].since <= latest:
+            parcels.append(self._groups.popleft())
+        return parcels
+
+    def _set_alarm(self, seconds: float) -> None:
+        loop = self._loop or self._begin()
+        self._alarm = loop.call_later(seconds, self._give_up, context=self._context)

@@ -53,31 +53,31 @@ def _sha1(text: str) -> str:
 SET_LINK: Final = _declare(
     "statefulSetLink",
     keys="link links load? expiry?",
-    args="svc podId persist",
+    args="svc podId persist book?",
     reply="the previous podId, or -1.",
 )
 TRY_SET_LINK: Final = _declare(
     "statefulTrySetLink",
     keys="link links load? expiry?",
-    args="svc podId persist expected?",
+    args="svc podId persist expected? book?",
     reply="{current podId, 1 if ours is set else 0}.",
 )
 SET_LINK_IF_ABSENT: Final = _declare(
     "statefulSetLinkIfAbsent",
     keys="link links load? expiry?",
-    args="svc podId persist",
+    args="svc podId persist book?",
     reply="the podId now linked.",
 )
 REMOVE_LINK: Final = _declare(
     "statefulRemoveLink",
     keys="link links load? expiry?",
-    args="svc persist",
+    args="svc persist book?",
     reply="1, or 0 when there was no link.",
 )
 REMOVE_LINK_WITH_ID: Final = _declare(
     "statefulRemoveLinkWithId",
     keys="link links load? expiry?",
-    args="svc podId persist",
+    args="svc podId persist book?",
     reply="1, or 0 when there was no link to that pod.",
 )
 GET_LINK_IF_PERSIST: Final = _declare(
@@ -105,7 +105,7 @@ SET_STATE: Final = _declare(
 GET_SERVICE_POD: Final = _declare(
     "statefulGetServicePod",
     keys="states load? expiry?",
-    args="podId?",
+    args="podId? link? temporary? taken? ends?",
     reply="the podId, or -1: no routable pod, or nothing to give back.",
 )
 GET_SERVICE: Final = _declare(
@@ -129,14 +129,30 @@ ALL: Final = (
 )
 
 
+_READ_LINK_TEXT: Final = "return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}"
+
+READ_LINK: Final = Script(
+    "readLink",
+    ("link",),
+    (),
+    "{podId or nil, milliseconds to live}.",
+    _READ_LINK_TEXT,
+    _sha1(_READ_LINK_TEXT),
+)
+"""What a cache has to know of a link, read in one step. It is no part of the contract with other clients."""
+
+
 _BATCH_HEAD: Final = """\
 --[[
   Runs many calls of the scripts below, in order. An error of one is its own reply, and keeps no other from running.
 
-  KEYS  those of all calls, one call after the other
+  Calls of one shape that follow each other are a run, and what they have in common is sent once for all of them.
 
-  ARGV  runs of calls of one form, one after the other: number of the script, keys of a call, arguments of a call,
-        calls in the run, and then the arguments of each
+  KEYS  of each run, the keys behind those of the uid
+
+  ARGV  of each run: "<number of the script> <how many KEYS> <how many key tails> <how many arguments before> <own>
+        <after>", how many calls, the head and the tails of the uid's keys, the arguments before and after those of a
+        call; and then of each call: the uid (where there are tails) and its own arguments
 
   Returns the reply of each call.
 ]]
@@ -146,19 +162,39 @@ _BATCH_TAIL: Final = """\
 }
 local replies, done, keys_before, at = {}, 0, 0, 1
 while ARGV[at] do
-  local script = scripts[tonumber(ARGV[at])]
-  local key_count, arg_count = tonumber(ARGV[at + 1]), tonumber(ARGV[at + 2])
-  local call_count = tonumber(ARGV[at + 3])
-  at = at + 4
+  local number, key_count, tails, before, own, after =
+    string.match(ARGV[at], '^(%d+) (%d+) (%d+) (%d+) (%d+) (%d+)$')
+  tails, before, own, after = tonumber(tails), tonumber(before), tonumber(own), tonumber(after)
+  local script, call_count, head = scripts[tonumber(number)], tonumber(ARGV[at + 1]), ARGV[at + 2]
+  local keys, args, tail_of = {}, {}, {}
+  at = at + 2
+  for i = 1, tails do
+    tail_of[i] = ARGV[at + i]
+  end
+  at = at + tails
+  for i = 1, tonumber(key_count) do
+    keys[tails + i] = KEYS[keys_before + i]
+  end
+  keys_before = keys_before + tonumber(key_count)
+  for i = 1, before do
+    args[i] = ARGV[at + i]
+  end
+  at = at + before
+  for i = 1, after do
+    args[before + own + i] = ARGV[at + i]
+  end
+  at = at + after
   for _ = 1, call_count do
-    local keys, args = {}, {}
-    for i = 1, key_count do
-      keys[i] = KEYS[keys_before + i]
+    if tails > 0 then
+      at = at + 1
+      for i = 1, tails do
+        keys[i] = head .. ARGV[at] .. tail_of[i]
+      end
     end
-    for i = 1, arg_count do
-      args[i] = ARGV[at + i - 1]
+    for i = 1, own do
+      args[before + i] = ARGV[at + i]
     end
-    keys_before, at = keys_before + key_count, at + arg_count
+    at = at + own
     local fine, reply = pcall(script, keys, args)
     if not fine and type(reply) ~= 'table' then
       reply = redis.error_reply(reply)
@@ -169,16 +205,26 @@ while ARGV[at] do
     done = done + 1
     replies[done] = reply
   end
+  at = at + 1
 end
 return replies
 """
 
 
 def _declare_batch() -> Script:
-    bodies = "".join(f"-- {script.name}\nfunction(KEYS, ARGV)\n{script.text.rstrip()}\nend,\n" for script in ALL)
+    bodies = "".join(
+        f"-- {script.name}\nfunction(KEYS, ARGV)\n{script.text.rstrip()}\nend,\n" for script in (*ALL, READ_LINK)
+    )
+    # The one plain command that callers send as often as scripts.
+    bodies += "-- GET\nfunction(KEYS) return redis.call('GET', KEYS[1]) end,\n"
     text = _BATCH_HEAD + bodies + _BATCH_TAIL
     return Script("batch", ("key?",), ("run?",), "the reply of each call.", text, _sha1(text))
 
 
 BATCH: Final = _declare_batch()
 """Generated from the files, so that no script is written twice. It is no part of the contract with other clients."""
+
+NUMBERS: Final = {
+    name: str(number) for number, name in enumerate([*(script.name for script in ALL), READ_LINK.name, "GET"], start=1)
+}
+"""Under which number the batch knows a script, or the plain command."""

@@ -1,0 +1,226 @@
+"""Redis Cluster, as far as it needs no I/O: operations that span two hash slots, and answers that point elsewhere.
+
+A uid's links live in one slot, the loads of a service in another. So a link is set or removed on the uid's slot, by the
+same script that books the load elsewhere; here it says what there is to book, and a second call books it on the
+service's slot. Picking a pod reserves it first, then links it if there still is no link, and gives the reservation
+back where there is one. A client that dies in between leaves a load that is one off, which the recount repairs, and
+never a wrong link.
+"""
+
+import dataclasses
+import functools
+import random
+import time
+from collections.abc import Callable, Generator, Iterator, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+
+from podlink.domain import keys
+from podlink.domain.errors import PodLinkError, RedisUnavailable
+from podlink.store import operations, scripts
+from podlink.store.operations import Operation, Shape
+from podlink.store.operations.base import command
+from podlink.store.outcomes import logger, outcome
+
+Steps: TypeAlias = Generator[list[Operation[Any]], list[Any], Any]
+"""Yields operations of one slot each, which have no order among them, and is sent their results, PodLinkErrors among
+them; returns a result or a PodLinkError."""
+
+ASKING: Final = command("asking", "ASKING", lambda _: True)
+"""Sent ahead of an operation to a server that is about to take its slot over."""
+
+_BOOKED: Final = frozenset(
+    {
+        scripts.SET_LINK,
+        scripts.TRY_SET_LINK,
+        scripts.SET_LINK_IF_ABSENT,
+        scripts.REMOVE_LINK,
+        scripts.REMOVE_LINK_WITH_ID,
+    }
+)
+_FIRST_PAUSE_SECONDS: Final = 0.01
+_LONGEST_PAUSE_SECONDS: Final = 0.2
+
+
+class Round(NamedTuple):
+    """What to send next, and what to do before.
+
+    Attributes:
+        asked: operations of one slot each, and the server that is about to take that slot over, where one is.
+        moved: slots that have moved.
+        pause_seconds: wait so long first, and ask for the cluster's map meanwhile; 0: don't.
+    """
+
+    asked: Sequence[tuple[Operation[Any], AskError | None]]
+    moved: Sequence[MovedError] = ()
+    pause_seconds: float = 0.0
+
+
+Rounds: TypeAlias = Generator[Round, list[Any], list[Any]]
+"""Yields what to send, and is sent a result or PodLinkError for each; returns the same for what was to be run."""
+
+
+def rounds(many: Sequence[Operation[Any]], timeout_seconds: float) -> Rounds:
+    """Run operations side by side, each through the steps that it needs, wherever its slots are by now.
+
+    Args:
+        many: operations of the executor.
+        timeout_seconds: how long a step is sent elsewhere, or again, while a slot moves.
+    """
+    results: list[Any] = [None] * len(many)
+    going: dict[int, tuple[Steps, list[Operation[Any]]]] = {}
+
+    def advance(slot: int, talk: Steps, answers: list[Any] | None) -> None:
+        try:
+            going[slot] = talk, (next(talk) if answers is None else talk.send(answers))
+        except StopIteration as end:
+            results[slot] = end.value
+            going.pop(slot, None)
+
+    for slot, operation in enumerate(many):
+        advance(slot, _steps(operation), None)
+    while going:
+        wanted = list(going.items())
+        answers = yield from _followed([operation for _, (_, asked) in wanted for operation in asked], timeout_seconds)
+        for slot, (talk, asked) in wanted:
+            own, answers = answers[: len(asked)], answers[len(asked) :]
+            advance(slot, talk, own)
+    return results
+
+
+def _followed(many: Sequence[Operation[Any]], timeout_seconds: float) -> Rounds:
+    """Send each operation again where a server said that it belongs elsewhere, which means that it has not run."""
+    deadline = time.monotonic() + timeout_seconds
+    results: list[Any] = [None] * len(many)
+    left: list[tuple[int, AskError | None]] = [(slot, None) for slot in range(len(many))]
+    moved: list[MovedError] = []
+    pauses = _pauses()
+    pause = 0.0
+    while left and time.monotonic() + pause <= deadline:
+        answers = yield Round([(many[slot], ask) for slot, ask in left], moved, pause)
+        asked, left, moved, pause = left, [], [], 0.0
+        for (slot, _), answer in zip(asked, answers, strict=True):
+            results[slot] = answer
+            match answer.__cause__ if isinstance(answer, PodLinkError) else None:
+                case MovedError() as elsewhere:
+                    moved.append(elsewhere)
+                    left.append((slot, None))
+                case AskError() as elsewhere:
+                    left.append((slot, elsewhere))
+                case TryAgainError() | ClusterDownError():
+                    pause = pause or next(pauses)
+                    left.append((slot, None))
+                case _:
+                    pass
+    return results
+
+
+def _pauses() -> Iterator[float]:
+    """Seconds to wait before each new try while a slot moves: longer and longer, and never all clients at once."""
+    longest = _FIRST_PAUSE_SECONDS
+    while True:
+        yield longest * (1 - random.random() / 2)  # noqa: S311 - it guards nothing
+        longest = min(longest * 2, _LONGEST_PAUSE_SECONDS)
+
+
+def _steps(operation: Operation[Any]) -> Steps:
+    if operation.target == "MGET":
+        return _read_each(operation)
+    if operation.script is scripts.COMPUTE_LINK_IF_ABSENT:
+        return _compute(operation)
+    return _book(operation) if operation.script in _BOOKED else _alone(operation)
+
+
+def _alone(operation: Operation[Any]) -> Steps:
+    (result,) = yield [operation] if operation.target else []
+    return result
+
+
+def _read_each(operation: Operation[Any]) -> Steps:
+    answers = yield [command(operation.name, "GET", _as_it_is, keys=(key,)) for key in operation.keys]
+    error = next((answer for answer in answers if isinstance(answer, PodLinkError)), None)
+    return error or outcome(operation, answers)
+
+
+def _book(operation: Operation[Any]) -> Steps:
+    (answer,) = yield [Operation(_booking_shape(operation.shape), operation.uid, operation.own)]
+    if isinstance(answer, PodLinkError):
+        return answer
+    result, given, temporary, taken, ends = answer
+    if (given or taken) and not (given == taken and not temporary and not ends):
+        yield from _settle(operation, given=given, temporary=temporary, taken=taken, ends=ends)
+    return result
+
+
+def _compute(operation: Operation[Any]) -> Steps:
+    shape = operation.shape
+    service = (str(shape.namespace), str(shape.service))
+    (linked,) = yield [operations.get_linked_pod(service[0], operation.uid, service[1])]
+    if linked is not None:
+        return linked
+    (reserved,) = yield [operations.reserve_service_pod(*service)]
+    if reserved is None or isinstance(reserved, PodLinkError):
+        return reserved
+    (persist,) = shape.after
+    attempt = operations.set_linked_pod_if_absent(
+        service[0], operation.uid, service[1], reserved, persist_seconds=int(persist)
+    )
+    (answer,) = yield [Operation(_booking_shape(attempt.shape), attempt.uid, attempt.own)]
+    if isinstance(answer, PodLinkError):
+        if not (isinstance(answer, RedisUnavailable) and answer.maybe_applied):
+            yield from _settle(operation, given=str(reserved), temporary=False, taken="", ends="")
+        return answer
+    pod, _, _, taken, ends = answer
+    if not taken:
+        # Somebody else linked the uid meanwhile.
+        yield from _settle(operation, given=str(reserved), temporary=False, taken="", ends="")
+    elif ends:
+        # The reservation becomes the unit of a temporary link, which expiry has to know.
+        yield from _settle(operation, given=taken, temporary=False, taken=taken, ends=ends)
+    return pod
+
+
+def _settle(operation: Operation[Any], *, given: str, temporary: bool, taken: str, ends: str) -> Steps:
+    shape = operation.shape
+    namespace, service = str(shape.namespace), str(shape.service)
+    (booked,) = yield [
+        operations.book_load(
+            namespace,
+            service,
+            keys.link_key(namespace, operation.uid, service),
+            given=given,
+            temporary=temporary,
+            taken=taken,
+            ends=ends,
+        )
+    ]
+    if isinstance(booked, PodLinkError):
+        # The link itself is as it was asked for, and that is what the caller is told.
+        logger.warning(
+            "the load of service %s is one off until the next recount: %s",
+            service,
+            booked,
+            extra={"namespace": namespace, "service": service, "uid": operation.uid},
+        )
+    return None
+
+
+@functools.lru_cache(maxsize=4096)
+def _booking_shape(shape: Shape[Any]) -> Shape[tuple[Any, str, bool, str, str]]:
+    """The same call on the uid's keys alone, which says what there is to book."""
+    after = (*shape.after, "1")
+    return dataclasses.replace(shape, keys=(), after=after, parse=functools.partial(_booking, shape.parse))
+
+
+def _booking(parse: Callable[[Any], Any], reply: Any) -> tuple[Any, str, bool, str, str]:
+    result, given, temporary, taken, ends = reply
+    return parse(result), _text(given), int(temporary) == 1, _text(taken), _text(ends)
+
+
+def _text(reply: Any) -> str:
+    return reply.decode() if isinstance(reply, bytes) else str(reply)
+
+
+def _as_it_is(reply: Any) -> Any:
+    return reply

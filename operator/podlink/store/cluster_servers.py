@@ -1,0 +1,137 @@
+"""The primaries of a Redis Cluster, as asyncio's executor sees them: which of them an operation goes to."""
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from redis.asyncio import RedisCluster
+from redis.asyncio.cluster import ClusterNode
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import AskError, RedisError
+
+from podlink.domain.errors import RedisUnavailable
+from podlink.store import cluster
+from podlink.store.mailbox import Mailbox
+from podlink.store.node import Connect
+from podlink.store.operations import Operation
+from podlink.store.outcomes import Lost, outcome, unavailable
+
+_FRESH_SECONDS: Final = 0.25
+"""A map of a cluster that is so new is not asked for again."""
+
+
+class ClusterServers:
+    """Runs operations on the servers that have their slots, each of which has a mailbox of its own."""
+
+    def __init__(self, client: RedisCluster, make: Callable[[Connect], Mailbox], timeout_seconds: float) -> None:
+        """Ask nobody yet.
+
+        Args:
+            client: of redis-py, which knows the cluster's map; no call goes through it.
+            make: makes the mailbox of a server.
+            timeout_seconds: of one call with all its redirections.
+        """
+        self._map = client.nodes_manager
+        self._client = client
+        self._make = make
+        self._timeout_seconds = timeout_seconds
+        self._mailboxes: dict[str, Mailbox] = {}
+        self._asking: asyncio.Task[None] | None = None
+        self._asked_at = float("-inf")
+
+    async def run(self, many: Sequence[Operation[Any]]) -> list[Any]:
+        """Run operations; each has its own result, or PodLinkError, in its own place."""
+        talk = cluster.rounds(many, self._timeout_seconds)
+        try:
+            step = next(talk)
+            while True:
+                for moved in step.moved:
+                    await self._map.move_slot(moved)
+                if step.pause_seconds:
+                    self._refresh()
+                    await asyncio.sleep(step.pause_seconds)
+                step = talk.send(await self._send(step.asked))
+        except StopIteration as end:
+            results: list[Any] = end.value
+            return results
+
+    async def nodes(self) -> list[str]:
+        """Addresses of the primaries.
+
+        Raises:
+            RedisUnavailable: no server of the cluster could be asked.
+        """
+        try:
+            await self._learn()
+        except (RedisError, OSError) as error:
+            raise unavailable("nodes", error, maybe_applied=False) from error
+        return [node.name for node in self._client.get_primaries()]
+
+    async def aclose(self) -> None:
+        """Wait for what is under way, and close all connections."""
+        for mailbox in self._mailboxes.values():
+            await mailbox.aclose()
+        if self._asking is not None:
+            self._asking.cancel()
+            await asyncio.wait([self._asking])
+        for nodes in ("nodes_cache", "startup_nodes"):
+            await self._map.aclose(nodes)
+
+    async def _send(self, many: Sequence[tuple[Operation[Any], AskError | None]]) -> list[Any]:
+        try:
+            await self._learn()
+        except (RedisError, OSError) as error:
+            return [outcome(operation, Lost(error, sent=False)) for operation, _ in many]
+        answers = await asyncio.gather(*(self._post(operation, ask) for operation, ask in many), return_exceptions=True)
+        if any(isinstance(answer, RedisUnavailable) for answer in answers):
+            # A server is away, and others may have its slots by now.
+            self._refresh()
+        return answers
+
+    async def _post(self, operation: Operation[Any], ask: AskError | None) -> Any:
+        if ask is not None:
+            (_, result) = await self._mailbox(ask.host, int(ask.port)).post_together([cluster.ASKING, operation])
+            return result
+        node = self._owner(operation)
+        return await self._mailbox(node.host, int(node.port)).post(operation)
+
+    def _owner(self, operation: Operation[Any]) -> ClusterNode:
+        shape = operation.shape
+        keys = operation.keys
+        named = self._client.get_node(node_name=shape.node) if shape.node else None
+        found = named or (self._client.get_node_from_key(keys[0]) if keys else None)
+        return found or self._client.get_primaries()[0]
+
+    def _mailbox(self, host: str, port: int) -> Mailbox:
+        address = f"{host}:{port}"
+        if address not in self._mailboxes:
+            like = self._client.get_primaries()[0]
+            settings = like.connection_kwargs | {"host": host, "port": port, "retry": Retry(NoBackoff(), 0)}
+            self._mailboxes[address] = self._make(lambda: like.connection_class(**settings))
+        return self._mailboxes[address]
+
+    async def _learn(self) -> None:
+        """Ask for the cluster's map, unless there is one."""
+        if not self._map.slots_cache:
+            await asyncio.shield(self._refresh())
+
+    def _refresh(self) -> "asyncio.Task[None]":
+        """Ask for the cluster's map in the background, unless that was done a moment ago."""
+        now = time.monotonic()
+        if self._asking is None or (self._asking.done() and now - self._asked_at > _FRESH_SECONDS):
+            self._asked_at = now
+            self._asking = asyncio.get_running_loop().create_task(self._ask())
+            self._asking.add_done_callback(_heard)
+        return self._asking
+
+    async def _ask(self) -> None:
+        async with asyncio.timeout(self._timeout_seconds):
+            await self._map.initialize()
+
+
+def _heard(task: "asyncio.Task[None]") -> None:
+    """Take note of an error that nobody may be waiting for: calls that need the map ask again."""
+    if not task.cancelled():
+        task.exception()

@@ -1,0 +1,192 @@
+"""What became of an operation: from the server's reply, or from its absence, to a result or to one of our errors."""
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Literal, TypeAlias, TypeVar
+
+from redis.exceptions import (
+    AskError,
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+    ClusterDownError,
+    MaxConnectionsError,
+    MovedError,
+    NoPermissionError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    ResponseError,
+    TryAgainError,
+)
+
+from podlink.domain.errors import NotReplicated, PodLinkError, RedisUnavailable, ScriptError
+from podlink.store.operations import Operation
+
+E = TypeVar("E", bound=PodLinkError)
+T = TypeVar("T")
+
+Outcome: TypeAlias = Literal["ok", "unavailable", "script_error"]
+
+Observer: TypeAlias = Callable[[str, float, Outcome], None]
+"""Called after each operation with its name, the seconds it took (of the whole pipeline, for one of many) and how it
+ended. It runs inside the call, so it must be quick; what it raises reaches the caller."""
+
+Reply: TypeAlias = Any
+"""What the server answered, the exception that stands for its error, or Lost."""
+
+logger: Final = logging.getLogger("podlink.executor")
+
+# The server refused before it did anything, and will take the same request later or elsewhere.
+_NOT_NOW: Final = (
+    ReadOnlyError,
+    OutOfMemoryError,
+    ClusterDownError,
+    TryAgainError,
+    AuthenticationError,
+    AuthorizationError,
+    BusyLoadingError,
+)
+_NOT_NOW_CODES: Final = ("BUSY ", "MISCONF ", "NOREPLICAS ", "MASTERDOWN ")
+
+_ERRORS: Final[dict[str, Callable[[str], Exception]]] = {
+    "ASK": AskError,
+    "CLUSTERDOWN": ClusterDownError,
+    "LOADING": BusyLoadingError,
+    "MOVED": MovedError,
+    "NOAUTH": AuthenticationError,
+    "NOPERM": NoPermissionError,
+    "NOSCRIPT": NoScriptError,
+    "OOM": OutOfMemoryError,
+    "READONLY": ReadOnlyError,
+    "TRYAGAIN": TryAgainError,
+    "WRONGPASS": AuthenticationError,
+}
+
+
+class Lost(Exception):  # noqa: N818 - it is no error of a program, but stands where one of the server's would
+    """Stands in for a reply that never came.
+
+    Attributes:
+        cause: what went wrong with the connection.
+        sent: whether the request may have reached the server.
+    """
+
+    def __init__(self, cause: BaseException, *, sent: bool) -> None:
+        super().__init__(cause)
+        self.cause = cause
+        self.sent = sent
+
+
+def server_error(text: str) -> Exception:
+    """The exception, as redis-py would raise it, for an error that a server answered with."""
+    code, _, rest = text.partition(" ")
+    known = _ERRORS.get(code)
+    return known(rest) if known else ResponseError(text)
+
+
+def outcome(operation: Operation[T], reply: Reply) -> T | PodLinkError:
+    """What an operation's reply means: its result, or its error."""
+    if isinstance(reply, Exception):
+        return _refused(operation, reply)
+    try:
+        return operation.shape.parse(reply)
+    except (TypeError, ValueError) as error:
+        return _with_cause(
+            ScriptError(
+                f"{operation.name}: unexpected reply of {operation.target} on {_place(operation)}: {error}",
+                script=operation.target,
+                server_message=str(error),
+            ),
+            error,
+        )
+
+
+def _refused(operation: Operation[Any], error: Exception) -> PodLinkError:
+    if isinstance(error, Lost):
+        maybe_applied = error.sent and not isinstance(error.cause, _NOT_NOW)
+        return unavailable(operation.name, error.cause, maybe_applied=maybe_applied)
+    if isinstance(error, _NOT_NOW) or str(error).startswith(_NOT_NOW_CODES):
+        return unavailable(operation.name, error, maybe_applied=False)
+    return _with_cause(
+        ScriptError(
+            f"{operation.name}: {operation.target} failed on {_place(operation)}: {error}",
+            script=operation.target,
+            server_message=str(error),
+        ),
+        error,
+    )
+
+
+def not_replicated(operation: Operation[Any]) -> NotReplicated:
+    """The error of a call that the primary applied and no replica confirmed."""
+    return NotReplicated(
+        f"{operation.name}: the primary applied the call, but no replica confirmed it in time; a failover may lose it",
+        maybe_applied=True,
+    )
+
+
+def timeout_error(seconds: float, *, sent: bool) -> TimeoutError:
+    """What went wrong, by whether the request had left."""
+    return TimeoutError(f"no {'answer' if sent else 'connection'} within {seconds:g} seconds")
+
+
+def report(
+    operations: Sequence[Operation[T]], results: Sequence[T | PodLinkError], seconds: float, observer: Observer | None
+) -> None:
+    """Tell the log, where debug messages are enabled, and the observer how each operation ended."""
+    logging_on = logger.isEnabledFor(logging.DEBUG)
+    if not (logging_on or observer):
+        return
+    for operation, result in zip(operations, results, strict=True):
+        ended = _ended(result)
+        if logging_on:
+            logger.debug(
+                "%s: %s",
+                operation.name,
+                ended,
+                extra={
+                    "namespace": operation.shape.namespace,
+                    "service": operation.shape.service,
+                    "uid": operation.uid or None,
+                    "script": operation.target,
+                    "duration_seconds": seconds,
+                },
+            )
+        if observer:
+            observer(operation.name, seconds, ended)
+
+
+def _ended(result: object) -> Outcome:
+    if isinstance(result, RedisUnavailable):
+        return "unavailable"
+    return "script_error" if isinstance(result, PodLinkError) else "ok"
+
+
+def _place(operation: Operation[Any]) -> str:
+    return operation.keys[0] if operation.keys else "this server"
+
+
+def unavailable(name: str, cause: BaseException, *, maybe_applied: bool) -> RedisUnavailable:
+    """The error of an operation, by its name, that has no answer."""
+    fate = "The call may or may not have been applied." if maybe_applied else "The call was not applied."
+    error = RedisUnavailable(f"{name}: {_reason(cause)} {fate}", maybe_applied=maybe_applied)
+    return _with_cause(error, cause)
+
+
+def _reason(cause: BaseException) -> str:
+    text = str(cause).strip().rstrip(".?!") or type(cause).__name__
+    match cause:
+        case AuthenticationError() | AuthorizationError():
+            return f"Redis refused the user name or the password: {text}. Check the credentials in its URL."
+        case BusyLoadingError() | ResponseError():
+            return f"Redis cannot serve now: {text}."
+        case MaxConnectionsError():
+            return f"all connections to Redis are in use: {text}."
+        case _:
+            return f"Redis is unreachable: {text}."
+
+
+def _with_cause(error: E, cause: BaseException) -> E:
+    error.__cause__ = cause
+    return error

@@ -1,0 +1,207 @@
+"""`podlink bench` on real servers: every row is there, nothing stays behind, and what cannot be measured says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from podlink.bench.figures import FIGURES, ONCE, TARGETS
+from sandbox.processes import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import redis
+
+    from sandbox.redis_servers import RedisServer
+
+TINY = ["--rounds", "2", "--seconds", "0.01", "--links", "1000", "--memory-links", "1000"]
+
+
+def bench(url: str, *flags: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*flags), env=environment(url), capture_output=True, text=True, check=False)
+
+
+def command(*flags: object) -> list[str]:
+    return [sys.executable, "-m", "podlink", "bench", *map(str, (*TINY, *flags))]
+
+
+def environment(url: str) -> dict[str, str]:
+    return {**os.environ, "PODLINK_REDIS_URL": url}
+
+
+def error_of(done: subprocess.CompletedProcess[str]) -> str:
+    """The one sentence on stderr."""
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    return line
+
+
+def test_every_figure_is_in_table_json_chart_and_page(server: RedisServer, raw: redis.Redis, tmp_path: Path) -> None:
+    raw.set("somebody's", "own")
+    figures, chart = tmp_path / "figures.json", tmp_path / "chart.svg"
+
+    done = bench(server.url, "--json", figures, "--chart", chart, "--docs", tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert raw.keys() == ["somebody's"]
+    assert "not measured" not in done.stdout
+    found = json.loads(figures.read_bytes())
+    assert [each["name"] for each in found["figures"]] == [figure.name for figure in FIGURES]
+    for figure, measured in zip(FIGURES, found["figures"], strict=True):
+        assert len(measured["rounds"]) == (1 if figure.contender in ONCE else 2), figure.name
+        assert min(measured["rounds"]) > 0, figure.name
+    assert [(each["over"], each["under"]) for each in found["targets"]] == [(each.over, each.under) for each in TARGETS]
+    assert {each["met"] for each in found["targets"]} <= {True, False}
+    assert found["server"]["name"] == {"redis": "Redis", "valkey": "Valkey"}[server.kind]
+    assert found["machine"]["cores"] >= 1
+    assert all(found["machine"][name] for name in ("cpu", "system", "python"))
+    page = (tmp_path / "benchmarks.md").read_text()
+    drawn = set(ET.fromstring(chart.read_text()).itertext())  # noqa: S314 - our own
+    for figure in FIGURES:
+        assert f"  {figure.title} " in done.stdout
+        assert f"| {figure.title} |" in page
+        assert (figure.title in drawn) == (figure.unit == "calls/s")
+    assert (tmp_path / "bench.svg").read_text() == chart.read_text()
+    assert json.loads((tmp_path / "bench.json").read_bytes()) == found
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_leaves_nothing(
+    server: RedisServer, raw: redis.Redis, tmp_path: Path, number: signal.Signals
+) -> None:
+    raw.set("somebody's", "own")
+    flags = ["--seconds", 10, "--only", "podlink-50", "--only", "raw-pipeline"]
+    with (tmp_path / "log").open("w") as log:
+        running = subprocess.Popen(command(*flags), env=environment(server.url), stdout=log, stderr=log)
+    try:
+        until(lambda: raw.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"], 60, "links to be written")
+        until(lambda: "round 1" in (tmp_path / "log").read_text(), 60, "the first round")
+        # In the middle of it: its connections are there.
+        until(lambda: len(raw.client_list()) > 2, 60, "a contender at work")
+        running.send_signal(number)
+        assert running.wait(60) == 130
+    finally:
+        running.kill()
+        running.wait()
+
+    assert raw.keys() == ["somebody's"]
+    until(lambda: len(raw.client_list()) == 1, 10, "its connections to be gone")
+    assert raw.keys() == ["somebody's"]
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+def test_only_what_is_asked_for(server: RedisServer, raw: redis.Redis) -> None:
+    done = bench(server.url, "--only", "podlink-50", "--only", "raw-get")
+
+    assert done.returncode == 0
+    table = done.stdout.split("target\n")[1]
+    assert [line.strip().split("  ")[0] for line in table.splitlines() if line.startswith("  ")] == [
+        "PodLink, 50 tasks",
+        "plain socket, GET packed in advance",
+    ]
+
+
+def test_nobody_there() -> None:
+    done = bench("redis://127.0.0.1:1")
+
+    assert done.returncode == 1
+    assert error_of(done).startswith("Error: ping: Redis is unreachable: ")
+
+
+def test_a_password_is_needed_and_never_told(own_server: Callable[..., RedisServer], tmp_path: Path) -> None:
+    server = own_server(password="hunter2")
+
+    missing = bench(f"redis://127.0.0.1:{server.port}")
+    assert missing.returncode == 1
+    assert error_of(missing).startswith("Error: ping: Redis refused the user name or the password: ")
+    wrong = bench(f"redis://:hunter3@127.0.0.1:{server.port}")
+    assert wrong.returncode == 1
+    assert error_of(wrong).startswith("Error: ping: Redis refused the user name or the password: ")
+    assert "hunter3" not in wrong.stderr
+
+    flags = [word for name in ("redis-benchmark", "raw-single", "redis-py", "podlink-50") for word in ("--only", name)]
+    right = bench(server.url, *flags, "--docs", tmp_path)
+    assert right.returncode == 0, right.stderr
+    written = [path.read_text() for path in tmp_path.iterdir()]
+    assert not any("hunter2" in text for text in (right.stdout, right.stderr, *written))
+    assert [line.split("  ")[1] for line in right.stdout.splitlines() if "not measured" in line] == [
+        "redis-benchmark EVALSHA, P1 c50",
+        "… to redis-benchmark",
+    ]
+    assert "takes a password only where every user of the machine can read it" in right.stdout
+
+
+def test_without_redis_benchmark_its_rows_say_so(server: RedisServer, raw: redis.Redis, tmp_path: Path) -> None:
+    path = {"PATH": str(tmp_path)}
+    flags = ["--only", "redis-benchmark", "--only", "podlink-50"]
+    done = subprocess.run(
+        command(*flags), env=environment(server.url) | path, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert "not measured" in done.stdout
+    assert "no redis-benchmark on PATH; it comes with redis-server" in done.stdout
+
+
+def test_a_server_without_room_is_left_alone(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    with server.client() as client:
+        client.config_set("maxmemory", "3mb")
+        client.config_set("maxmemory-policy", "allkeys-lru")
+        client.set("somebody's", "own")
+
+        done = bench(server.url, "--links", "100000")
+
+        assert done.returncode == 1
+        assert error_of(done).startswith("Error: the server may use 3,145,728 bytes of memory and has no room for ")
+        assert client.keys() == ["somebody's"]
+
+
+def test_a_server_that_dies_in_the_middle(own_server: Callable[..., RedisServer], tmp_path: Path) -> None:
+    server = own_server()
+    flags = ["--seconds", 10, "--only", "podlink-50"]
+    with (tmp_path / "log").open("w") as log:
+        running = subprocess.Popen(command(*flags), env=environment(server.url), stdout=log, stderr=log)
+    try:
+        until(lambda: "round 1" in (tmp_path / "log").read_text(), 60, "the first round")
+        server.kill()
+        assert running.wait(60) == 1
+    finally:
+        running.kill()
+        running.wait()
+
+    (told,) = [line for line in (tmp_path / "log").read_text().splitlines() if line.startswith("Error: ")]
+    assert told.startswith("Error: keys sf:{podlink-bench-")
+    assert " could not be removed: " in told
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "told"),
+    [
+        (["--json", "/nowhere/at/all.json"], 1, "Error: /nowhere/at/all.json cannot be written: /nowhere/at is no "),
+        (["--redis-url", ""], 2, "url has no scheme"),
+        (["--only", "podlink-5"], 2, "'podlink-5' is not one of "),
+    ],
+)
+def test_what_cannot_be_used_is_refused_at_once(flags: list[str], code: int, told: str) -> None:
+    done = bench("redis://127.0.0.1:1", *flags)
+
+    assert done.returncode == code
+    assert told in done.stderr.splitlines()[-1]
+
+
+def test_somewhere_to_measure_is_needed() -> None:
+    bare = {name: value for name, value in os.environ.items() if name != "PODLINK_REDIS_URL"}
+    done = subprocess.run(command(), env=bare, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1] == "Error: give --redis-url or set PODLINK_REDIS_URL: the Redis to measure"

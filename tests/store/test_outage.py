@@ -1,0 +1,131 @@
+"""Servers that are gone or hang: every call ends in time, and all is well again by itself when they are back."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from podlink import PodLinkError, RedisUnavailable, StatefulExecutor
+from sandbox.redis_cluster import ClusterSet
+from sandbox.redis_sentinel import SentinelSet
+from sandbox.redis_servers import RedisServer
+from store.harness import NS, PATIENCE_SECONDS, SVC, UID, Awaited, Topology, goes_on
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+TIMEOUT_SECONDS = 0.5
+# No test is to measure the machine: calls that end at all end within this.
+GENEROUS_SECONDS = 20
+AT_ONCE = 30
+
+
+@pytest.fixture(params=["one", "sentinels", "cluster"])
+def servers(request: pytest.FixtureRequest) -> Iterator[tuple[Topology, list[RedisServer]]]:
+    """What a client connects to, and the servers it depends on. None of them fails over by itself."""
+    never = 60
+    if request.param == "one":
+        with RedisServer() as server:
+            yield server, [server]
+    elif request.param == "sentinels":
+        with SentinelSet(down_after_seconds=never) as sentinels:
+            yield sentinels, sentinels.servers
+    else:
+        with ClusterSet(node_timeout_seconds=never) as cluster:
+            yield cluster, cluster.servers
+
+
+async def outcomes(executor: Awaited) -> list[Any]:
+    """How many calls at once end: results and errors; the test fails if they do not."""
+    calls = [executor.set_linked_pod(NS, f"u{number}", SVC, number) for number in range(AT_ONCE)]
+    calls += [executor.get_linked_pod(NS, "nobody", SVC) for _ in range(AT_ONCE)]
+    return await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), GENEROUS_SECONDS)
+
+
+NEW = [None] * (2 * AT_ONCE)
+AGAIN = [*range(AT_ONCE), *[None] * AT_ONCE]
+
+
+async def test_servers_that_hang_and_go_on(
+    servers: tuple[Topology, list[RedisServer]], connect: Callable[..., Awaited]
+) -> None:
+    topology, frozen = servers
+    executor = connect(topology.url, timeout_seconds=TIMEOUT_SECONDS)
+    assert await outcomes(executor) == NEW
+    for server in frozen:
+        server.freeze()
+    for _ in range(2):
+        assert {type(error) for error in await outcomes(executor)} == {RedisUnavailable}
+    for server in frozen:
+        server.thaw()
+    await goes_on(lambda: executor.get_linked_pod(NS, UID, SVC))
+    assert await outcomes(executor) == AGAIN
+
+
+async def test_a_server_that_is_gone_and_comes_back(
+    own_server: Callable[..., RedisServer], connect: Callable[..., Awaited]
+) -> None:
+    server = own_server()
+    executor = connect(server.url, timeout_seconds=TIMEOUT_SECONDS)
+    await outcomes(executor)
+    await asyncio.to_thread(server.kill)
+    for _ in range(2):
+        assert {type(error) for error in await outcomes(executor)} == {RedisUnavailable}
+    # By now the connection is known to be gone: no call is sent, and each says so.
+    assert {error.maybe_applied for error in await outcomes(executor)} == {False}
+    await asyncio.to_thread(server.start)
+    await goes_on(lambda: executor.get_linked_pod(NS, UID, SVC))
+    assert await outcomes(executor) == NEW
+
+
+async def test_a_server_that_comes_back_is_not_stormed(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    async with StatefulExecutor.from_url(server.url, timeout_seconds=TIMEOUT_SECONDS) as executor:
+        failures = itertools.count()
+        back = asyncio.Event()
+
+        async def call_until_it_is_back(number: int) -> None:
+            while True:
+                try:
+                    await executor.set_linked_pod(NS, f"u{number}", SVC, number)
+                except RedisUnavailable:
+                    next(failures)
+                    await asyncio.sleep(0)
+                else:
+                    if back.is_set():
+                        return
+                    await asyncio.sleep(0)
+
+        callers = [asyncio.create_task(call_until_it_is_back(number)) for number in range(300)]
+        await asyncio.to_thread(server.kill)
+        await asyncio.to_thread(server.start)
+        back.set()
+        await asyncio.wait_for(asyncio.gather(*callers), PATIENCE_SECONDS)
+        assert next(failures) > 0
+        # A few are those that waited for its start.
+        assert server.ask("INFO", "stats")["total_connections_received"] < 30
+
+
+async def test_a_server_that_drops_every_connection_is_tried_less_and_less() -> None:
+    tries = itertools.count()
+
+    async def drop(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        next(tries)
+        writer.close()
+        await writer.wait_closed()
+
+    listener = await asyncio.start_server(drop, "127.0.0.1", 0)
+    port = listener.sockets[0].getsockname()[1]
+    try:
+        async with StatefulExecutor.from_url(f"redis://127.0.0.1:{port}", timeout_seconds=TIMEOUT_SECONDS) as executor:
+            for _ in range(500):
+                with pytest.raises(PodLinkError):
+                    await executor.get_linked_pod(NS, UID, SVC)
+                await asyncio.sleep(0.001)
+    finally:
+        listener.close()
+        await listener.wait_closed()
+    assert next(tries) < 100

@@ -1,0 +1,255 @@
+"""In a Redis Cluster: callers see nothing of slots, nor of their moves; a lost server fails its own calls alone."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import re
+import threading
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+
+from podlink import PartialFailure, RedisUnavailable
+from podlink.store import scripts
+from sandbox.processes import free_port, until_async
+from sandbox.redis_cluster import ClusterSet, slot_of
+from sandbox.redis_servers import RedisServer
+from store.harness import LINKS, NS, PATIENCE_SECONDS, STATE, SVC, UID, Awaited, goes_on, link_key
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+THE_END = "the end of what is watched"
+
+
+@contextmanager
+def watched(server: RedisServer, seen: list[list[str]]) -> Iterator[None]:
+    """Collect the keys of every command the server runs, those of scripts included (by MONITOR)."""
+    with server.client() as client, client.monitor() as monitor:
+
+        def listen() -> None:
+            while THE_END not in (told := str(monitor.connection.read_response())):
+                seen.append(keys_of(re.findall(r'"((?:[^"\\]|\\.)*)"', told)))
+
+        thread = threading.Thread(target=listen)
+        thread.start()
+        try:
+            yield
+        finally:
+            server.ask("ECHO", THE_END)
+            thread.join(10)
+    assert not thread.is_alive()
+
+
+def keys_of(words: list[str]) -> list[str]:
+    """The keys of one command: a script may be told further ones as arguments."""
+    if words and words[0].upper() in {"EVAL", "EVALSHA"}:
+        return words[3 : 3 + int(words[2])]
+    return [word for word in words if word.startswith("sf:{")]
+
+
+def seen_errors(server: RedisServer) -> str:
+    """The codes of the errors the server has answered with."""
+    return " ".join(server.ask("INFO", "errorstats"))
+
+
+def times_asked(server: RedisServer, command: str) -> int:
+    """How often the server was given a command."""
+    return int(server.ask("INFO", "commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"])
+
+
+def reads(server: RedisServer) -> int:
+    """How often the server found something to read on the connection of a client."""
+    return int(server.ask("INFO", "stats")["total_reads_processed"])
+
+
+async def test_no_call_spans_slots(redis_cluster: ClusterSet, connect: Callable[..., Awaited]) -> None:
+    executor = connect(redis_cluster.url)
+    seen: list[list[str]] = []
+    first, second, third = redis_cluster.primaries()
+    uids = [f"u{number}" for number in range(20)]
+    with watched(first, seen), watched(second, seen), watched(third, seen):
+        for number in range(3):
+            await executor.set_service_state(NS, SVC, number, "Ready", version="7")
+            await executor.set_workload_state(NS, f"svc{number}", "Available")
+        assert len(await executor.get_workload_states(NS, ["svc0", "svc1", "svc2"])) == 3
+        for uid in uids:
+            assert await executor.compute_linked_pod_if_absent(NS, uid, SVC) in {0, 1, 2}
+            assert await executor.set_linked_pod(NS, uid, SVC, 1, persist_seconds=60) in {0, 1, 2}
+            assert await executor.try_set_linked_pod(NS, uid, SVC, 2) == (True, 2)
+            assert await executor.set_linked_pod_if_absent(NS, uid, SVC, 1) == 2
+        assert await executor.get_linked_pods(NS, uids, SVC) == {2: uids}
+        assert (await executor.get_service(NS, SVC)).loads == {0: 0, 1: 0, 2: 20}
+        assert await executor.remove_linked_pod(NS, uids[0], SVC, persist_seconds=60) is True
+        assert await executor.remove_linked_pod_with_id(NS, uids[1], SVC, 2) is True
+        await executor.set_linked_pods(NS, dict.fromkeys(uids, 0), SVC)
+        assert await executor.compute_linked_pods_if_absent(NS, uids, SVC) == dict.fromkeys(uids, 0)
+        assert await executor.remove_linked_pods(NS, uids, SVC) == dict.fromkeys(uids, True)
+    assert sum(map(bool, seen)) > 200
+    assert [keys for keys in seen if len(set(map(slot_of, keys))) > 1] == []
+
+
+async def test_moved_slots_are_invisible(redis_cluster: ClusterSet, connect: Callable[..., Awaited]) -> None:
+    executor = connect(redis_cluster.url)
+    for number in range(30):
+        await executor.set_linked_pod(NS, f"u{number}", SVC, number)
+    targets = itertools.cycle(redis_cluster.primaries())
+    for number in range(0, 30, 3):
+        await asyncio.to_thread(redis_cluster.move_slot, slot_of(link_key(number)), next(targets))
+    for number in range(30):
+        assert await executor.set_linked_pod(NS, f"u{number}", SVC, number) == number
+        assert await executor.get_linked_pod(NS, f"u{number}", SVC) == number
+    assert len(await executor.get_linked_pods(NS, [f"u{number}" for number in range(30)], SVC)) == 30
+    assert "MOVED" in " ".join(map(seen_errors, redis_cluster.primaries()))
+
+
+async def test_a_slot_on_its_way_is_served_from_both_ends(
+    redis_cluster: ClusterSet, connect: Callable[..., Awaited]
+) -> None:
+    executor = connect(redis_cluster.url)
+    services = [f"svc{number}" for number in range(8)]
+    for pod, service in enumerate(services):
+        await executor.set_linked_pod(NS, UID, service, pod)
+    slot = slot_of(LINKS)
+    source = redis_cluster.primary_of_slot(slot)
+    target = next(server for server in redis_cluster.primaries() if server is not source)
+    await asyncio.to_thread(redis_cluster.open_slot, slot, target)
+    await asyncio.to_thread(redis_cluster.carry_keys, slot, target, 4)
+    # Some strings are here, some there; each is found (ASK).
+    assert [await executor.get_linked_pod(NS, UID, service) for service in services] == list(range(8))
+    assert "ASK" in seen_errors(source)
+    # Keys that are apart cannot be used together (TRYAGAIN); the call waits until they are together again.
+    moves = [asyncio.create_task(executor.set_linked_pod(NS, UID, service, 9)) for service in services]
+    await until_async(
+        lambda: "TRYAGAIN" in seen_errors(source) + seen_errors(target), PATIENCE_SECONDS, "a call to be put off"
+    )
+    await asyncio.to_thread(redis_cluster.carry_keys, slot, target, 100)
+    assert await asyncio.gather(*moves) == list(range(8))
+    # A key that is nowhere yet is made where the slot is going to be.
+    assert await executor.set_linked_pod(NS, UID, "new", 1) is None
+    await asyncio.to_thread(redis_cluster.close_slot, slot, target)
+    assert await executor.get_linked_services(NS, UID) == dict.fromkeys(services, 9) | {"new": 1}
+
+
+async def test_resharding_under_load_is_invisible(redis_cluster: ClusterSet, connect: Callable[..., Awaited]) -> None:
+    executor = connect(redis_cluster.url)
+    for number in range(200):
+        await executor.set_linked_pod(NS, f"u{number}", SVC, number)
+    moving = True
+    wrong: list[object] = []
+
+    async def use(first: int) -> int:
+        calls = 0
+        while moving:
+            for number in range(first, 200, 20):
+                uid, calls = f"u{number}", calls + 1
+                told = (
+                    await executor.set_linked_pod(NS, uid, SVC, number),
+                    await executor.get_linked_pod(NS, uid, SVC),
+                    await executor.get_linked_services(NS, uid),
+                )
+                if told != (number, number, {SVC: number}):
+                    wrong.append(told)
+        return calls
+
+    users = [asyncio.create_task(use(first)) for first in range(20)]
+    slots = [slot_of(STATE), *(slot_of(link_key(number)) for number in range(0, 200, 10))]
+    targets = itertools.cycle(redis_cluster.primaries())
+    for slot in slots:
+        await asyncio.to_thread(redis_cluster.move_slot, slot, next(targets))
+    moving = False
+    assert min(await asyncio.gather(*users)) > 0
+    assert wrong == []
+    assert (await executor.get_service(NS, SVC)).loads == dict.fromkeys(range(200), 1)
+
+
+async def test_bulk_reads_go_to_each_server_together(
+    redis_cluster: ClusterSet, connect: Callable[..., Awaited]
+) -> None:
+    executor = connect(redis_cluster.url)
+    uids = [f"u{number}" for number in range(300)]
+    await executor.set_linked_pods(NS, {uid: number % 7 for number, uid in enumerate(uids)}, SVC)
+    before = [reads(server) for server in redis_cluster.primaries()]
+    found = await executor.get_linked_pods(NS, uids, SVC)
+    after = [reads(server) for server in redis_cluster.primaries()]
+    assert found == {pod: uids[pod::7] for pod in range(7)}
+    # A hundred uids each. A few reads are this test's own, and those of a replica's acknowledgements.
+    assert max(later - earlier for earlier, later in zip(before, after, strict=True)) < 50
+
+
+async def test_scripts_are_loaded_again_only_where_they_were_forgotten(
+    redis_cluster: ClusterSet, connect: Callable[..., Awaited]
+) -> None:
+    executor = connect(redis_cluster.url)
+    for number in range(30):
+        await executor.set_linked_pod(NS, f"u{number}", SVC, number)
+    forgetful, *others = redis_cluster.primaries()
+    forgetful.ask("SCRIPT", "FLUSH")
+    for server in redis_cluster.primaries():
+        server.ask("CONFIG", "RESETSTAT")
+    for number in range(30):
+        assert await executor.set_linked_pod(NS, f"u{number}", SVC, number + 1) == number
+    forgetful.ask("SCRIPT", "FLUSH")
+    told = await asyncio.gather(*(executor.set_linked_pod(NS, f"u{number}", SVC, 0) for number in range(30)))
+    assert told == list(range(1, 31))
+    assert times_asked(forgetful, "script|load") >= 2
+    assert [times_asked(server, "script|load") for server in others] == [0, 0]
+    assert forgetful.ask("SCRIPT", "EXISTS", scripts.SET_LINK.sha1) == [1]
+
+
+@pytest.mark.parametrize("lose", [RedisServer.kill, RedisServer.freeze], ids=["kill", "freeze"])
+async def test_calls_follow_a_failover(
+    redis_cluster: ClusterSet, connect: Callable[..., Awaited], lose: Callable[[RedisServer], None]
+) -> None:
+    executor = connect(redis_cluster.url, timeout_seconds=1, durability="replicated")
+    for number in range(30):
+        await executor.set_linked_pod(NS, f"u{number}", SVC, number)
+    lost = redis_cluster.primary_of(link_key(0))
+    lose(lost)
+    await asyncio.to_thread(redis_cluster.await_failover, lost)
+    for number in range(30):
+        assert await goes_on(lambda n=number: executor.get_linked_pod(NS, f"u{n}", SVC)) == number
+        assert await goes_on(lambda n=number: executor.set_linked_pod(NS, f"u{n}", SVC, n)) == number
+    await asyncio.to_thread(redis_cluster.heal)
+    assert await executor.set_linked_pod(NS, "u0", SVC, 7) == 0
+
+
+async def test_a_server_that_hangs_fails_its_own_calls_alone(
+    redis_cluster: ClusterSet, connect: Callable[..., Awaited]
+) -> None:
+    executor = connect(redis_cluster.url, timeout_seconds=0.5)
+    pods = {f"u{number}": number for number in range(60)}
+    await executor.set_linked_pods(NS, pods, SVC)
+    hung = next(server for server in redis_cluster.primaries() if server is not redis_cluster.primary_of(STATE))
+    theirs = {uid for uid, number in pods.items() if redis_cluster.primary_of(link_key(number)) is hung}
+    hung.freeze()
+    with pytest.raises(PartialFailure) as failure:
+        await executor.set_linked_pods_if_absent(NS, dict.fromkeys(pods, 99), SVC)
+    assert set(failure.value.errors) == theirs
+    assert {type(error) for error in failure.value.errors.values()} == {RedisUnavailable}
+    assert failure.value.results == {uid: number for uid, number in pods.items() if uid not in theirs}
+
+
+async def test_one_address_that_answers_is_enough(redis_cluster: ClusterSet, connect: Callable[..., Awaited]) -> None:
+    port = redis_cluster.primaries()[1].port
+    executor = connect(f"redis+cluster://127.0.0.1:{free_port()},127.0.0.1:{port}")
+    assert await executor.set_linked_pod(NS, UID, SVC, 1) is None
+
+
+async def test_no_address_answers(connect: Callable[..., Awaited]) -> None:
+    port = free_port()
+    executor = connect(f"redis+cluster://127.0.0.1:{port}", timeout_seconds=2)
+    with pytest.raises(RedisUnavailable, match=str(port)) as error:
+        await executor.set_linked_pod(NS, UID, SVC, 1)
+    assert error.value.maybe_applied is False
+
+
+async def test_a_server_that_is_no_cluster_says_so(
+    own_server: Callable[..., RedisServer], connect: Callable[..., Awaited]
+) -> None:
+    executor = connect(f"redis+cluster://127.0.0.1:{own_server().port}", timeout_seconds=2)
+    with pytest.raises(RedisUnavailable, match=r"(?i)cluster") as error:
+        await executor.set_linked_pod(NS, UID, SVC, 1)
+    assert error.value.maybe_applied is False
