@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 
 from podlink.domain import keys
-from podlink.domain.errors import PodLinkError, RedisUnavailable
+from podlink.domain.errors import PodLinkError, RedisUnavailable, ScriptError
 from podlink.store import operations, scripts
 from podlink.store.operations import Operation, Shape
 from podlink.store.operations.base import command
@@ -157,6 +157,9 @@ def _compute(operation: Operation[Any]) -> Steps:
     shape = operation.shape
     service = (str(shape.namespace), str(shape.service))
     (linked,) = yield [operations.get_linked_pod(service[0], operation.uid, service[1])]
+    if isinstance(linked, ScriptError):
+        # It reads what the script reads first elsewhere, and its error is told as the script's.
+        return outcome(operation, linked.__cause__)
     if linked is not None:
         return linked
     (reserved,) = yield [operations.reserve_service_pod(*service)]
