@@ -41,9 +41,14 @@ class ClusterServers:
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = float("-inf")
 
-    async def run(self, many: Sequence[Operation[Any]]) -> list[Any]:
-        """Run operations; each has its own result, or PodLinkError, in its own place."""
-        talk = cluster.rounds(many, self._timeout_seconds)
+    async def run(self, many: Sequence[Operation[Any]], *, ordered: bool = False) -> list[Any]:
+        """Run operations; each has its own result, or PodLinkError, in its own place.
+
+        Args:
+            many: the operations.
+            ordered: whether those of one uid, or of one service, keep their order.
+        """
+        talk = cluster.rounds(many, self._timeout_seconds, ordered=ordered)
         try:
             step = next(talk)
             while True:
@@ -52,7 +57,7 @@ class ClusterServers:
                 if step.pause_seconds:
                     self._refresh()
                     await asyncio.sleep(step.pause_seconds)
-                step = talk.send(await self._send(step.asked))
+                step = talk.send(await self._send(step))
         except StopIteration as end:
             results: list[Any] = end.value
             return results
@@ -79,15 +84,36 @@ class ClusterServers:
         for nodes in ("nodes_cache", "startup_nodes"):
             await self._map.aclose(nodes)
 
-    async def _send(self, many: Sequence[tuple[Operation[Any], AskError | None]]) -> list[Any]:
+    async def _send(self, step: cluster.Round) -> list[Any]:
         try:
             await self._learn()
         except (RedisError, OSError) as error:
-            return [outcome(operation, Lost(error, sent=False)) for operation, _ in many]
-        answers = await asyncio.gather(*(self._post(operation, ask) for operation, ask in many), return_exceptions=True)
+            return [outcome(operation, Lost(error, sent=False)) for operation, _ in step.asked]
+        if step.ordered and len(step.asked) > 1:
+            answers = await self._post_in_order(step.asked)
+        else:
+            posted = [self._post(operation, ask) for operation, ask in step.asked]
+            answers = await asyncio.gather(*posted, return_exceptions=True)
         if any(isinstance(answer, RedisUnavailable) for answer in answers):
             # A server is away, and others may have its slots by now.
             self._refresh()
+        return answers
+
+    async def _post_in_order(self, many: Sequence[tuple[Operation[Any], AskError | None]]) -> list[Any]:
+        """Post what goes to one server as one pipeline."""
+        together: dict[Mailbox, list[tuple[int, Operation[Any]]]] = {}
+        for slot, (operation, ask) in enumerate(many):
+            node = ask or self._owner(operation)
+            pipeline = together.setdefault(self._mailbox(node.host, int(node.port)), [])
+            pipeline += [(slot, cluster.ASKING)] * (ask is not None) + [(slot, operation)]
+        posted = [
+            mailbox.post_together([operation for _, operation in pipeline]) for mailbox, pipeline in together.items()
+        ]
+        answers: list[Any] = [None] * len(many)
+        for pipeline, results in zip(together.values(), await asyncio.gather(*posted), strict=True):
+            # What ASKING was answered comes before what followed it.
+            for (slot, _), result in zip(pipeline, results, strict=True):
+                answers[slot] = result
         return answers
 
     async def _post(self, operation: Operation[Any], ask: AskError | None) -> Any:
