@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
-from store.conftest import raw, server
+from hypothesis import settings
 
-__all__ = ["raw", "server"]
+from store.conftest import certificates, pytest_configure, pytest_generate_tests, raw, server, wire
+
+__all__ = ["certificates", "pytest_configure", "pytest_generate_tests", "raw", "server", "wire"]
+
+settings.register_profile("long")

@@ -22,6 +22,16 @@ READY = "Ready"
 FOREVER = -1
 TOMBSTONE_SECONDS = 3600
 
+BULKS = {
+    "set_linked_pods": "set_linked_pod",
+    "try_set_linked_pods": "try_set_linked_pod",
+    "set_linked_pods_if_absent": "set_linked_pod_if_absent",
+    "compute_linked_pods_if_absent": "compute_linked_pod_if_absent",
+    "remove_linked_pods": "remove_linked_pod",
+    "remove_linked_pods_with_id": "remove_linked_pod_with_id",
+}
+"""Bulk methods that write, and the method that does the same for one uid."""
+
 Facts: TypeAlias = "dict[tuple[str, str], tuple[str, float | None]]"
 """What is in Redis: (key, field or member) -> (value, seconds it has still to live). A string has the field ""."""
 
@@ -75,6 +85,20 @@ class Call:
     method: str
     arguments: Mapping[str, Any]
 
+    def singles(self) -> list[tuple[str, Call]]:
+        """What a bulk call stands for: each uid, and the call for it alone."""
+        arguments = dict(self.arguments)
+        pods = arguments.pop("pods", None)
+        uids = list(dict.fromkeys(arguments.pop("uids", pods)))
+        expected = arguments.pop("expected", None)
+        calls = []
+        for uid in uids:
+            own: dict[str, Any] = {"uid": uid} | ({} if pods is None else {"pod_id": pods[uid]})
+            if expected is not None:
+                own["expected"] = expected.get(uid)
+            calls.append((uid, Call(BULKS[self.method], arguments | own)))
+        return calls
+
     def __repr__(self) -> str:
         return f"{self.method}({', '.join(f'{name}={value!r}' for name, value in self.arguments.items())})"
 
@@ -103,6 +127,10 @@ class Model:
         expires_fields: the server expires single fields of a hash; where it can't, the field of an expired link stays
             until its uid's links are listed.
 
+    Attributes:
+        any_ready: a pick may be any Ready pod, and not only one of the least loaded. So it is on a Cluster while other
+            calls are under way, for there a link and the load it makes are two steps.
+
     A method returns what the executor has to return. Which of several equally loaded pods is picked is not in the
     contract, so it is taken from what the executor told (`after`).
     """
@@ -116,10 +144,17 @@ class Model:
         self.workloads: dict[ServiceName, str] = {}
         self.versions: dict[ServiceName, Versions] = defaultdict(Versions)
         self.workload_versions: dict[ServiceName, Versions] = defaultdict(Versions)
+        self.any_ready = False
         self._told: Any = None
 
     def after(self, call: Call, told: Any) -> Self | None:
         """The model behind a call that returned `told`; None when the contract does not allow that."""
+        if call.method in BULKS:
+            # Each link is atomic, all of them together are not: any order of them will do.
+            singles = call.singles()
+            if not isinstance(told, dict) or list(told) != [uid for uid, _ in singles]:
+                return None
+            return next(explanations(self, [(single, told[uid]) for uid, single in singles]), None)
         model = self._copy()
         model._told = told
         expected = getattr(model, call.method)(**call.arguments)
@@ -127,6 +162,8 @@ class Model:
 
     def expected(self, call: Call) -> Any:
         """What a call would return now, for messages."""
+        if call.method in BULKS:
+            return {uid: self.expected(single) for uid, single in call.singles()}
         return getattr(self._copy(), call.method)(**call.arguments)
 
     def pass_time(self, seconds: int) -> None:
@@ -184,7 +221,7 @@ class Model:
 
     def _copy(self) -> Self:
         twin = type(self)(expires_fields=self.expires_fields)
-        twin.now = self.now
+        twin.now, twin.any_ready = self.now, self.any_ready
         twin.links.update(self.links)
         twin.left_behind.update(self.left_behind)
         twin.workloads.update(self.workloads)
@@ -217,9 +254,7 @@ class Model:
         states = self.get_service_state(namespace, service)
         return Service(states, dict.fromkeys(states, 0) | self.loads(name))
 
-    def set_workload_state(
-        self, namespace: str, service: str, state: str, *, version: str | int | None = None
-    ) -> bool:
+    def set_workload_state(self, namespace: str, service: str, state: str, *, version: str | int | None = None) -> bool:
         name = ServiceName(namespace, service)
         versions = self.workload_versions[name]
         if versions.refuse(None, version):
@@ -280,7 +315,7 @@ class Model:
         name = ServiceName(namespace, service)
         loads = self.loads(name)
         routable = {pod: loads[pod] for pod, state in self.states[name].items() if state == READY}
-        least = [pod for pod, load in routable.items() if load == min(routable.values())]
+        least = [pod for pod, load in routable.items() if self.any_ready or load == min(routable.values())]
         if not least:
             return None
         pod = self._told if self._told in least else least[0]
@@ -322,9 +357,7 @@ class Model:
         for name in [name for name in self.left_behind if name[:2] == (namespace, uid)]:
             del self.left_behind[name]
         return {
-            name.service: link.pod
-            for name, link in self.links.items()
-            if name[:2] == (namespace, uid) and link.listed
+            name.service: link.pod for name, link in self.links.items() if name[:2] == (namespace, uid) and link.listed
         }
 
     def _link(self, name: LinkName, pod: int, persist_seconds: int) -> None:

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    import redis
+import redis
 
+if TYPE_CHECKING:
     from proofs.contract import Facts
 
 _SNAPSHOT = """
@@ -61,9 +61,17 @@ end
 """
 
 
-def pass_time(client: redis.Redis, seconds: int) -> None:
+def pass_time(client: redis.Redis | redis.RedisCluster, seconds: int) -> None:
     """Let everything that ends do so `seconds` earlier; what would end before now is gone."""
-    client.eval(_ADVANCE, 0, seconds * 1000)
+    _on_every_primary(client, _ADVANCE, seconds * 1000)
+
+
+def _on_every_primary(client: redis.Redis | redis.RedisCluster, script: str, *args: int) -> list[Any]:
+    """Run a script that looks at all keys of a server; what each server says."""
+    if isinstance(client, redis.RedisCluster):
+        told = client.execute_command("EVAL", script, 0, *args, target_nodes=redis.RedisCluster.PRIMARIES)
+        return [*told.values()]
+    return [client.eval(script, 0, *args)]
 
 
 class Keyspace:
@@ -75,14 +83,15 @@ class Keyspace:
         problems: what no moment may show: loads that are no numbers above 0, ends of one link that differ.
     """
 
-    def __init__(self, client: redis.Redis) -> None:
+    def __init__(self, client: redis.Redis | redis.RedisCluster) -> None:
         self.facts: Facts = {}
         self.problems: list[str] = []
         self._ends: dict[tuple[str, str], int] = {}
         self._ended: list[tuple[str, str]] = []
-        self._now, found = client.eval(_SNAPSHOT, 0)
-        for key, kind, ends, content, field_ends in found:
-            self._take(key, kind, ends, content, field_ends)
+        for now, found in _on_every_primary(client, _SNAPSHOT):
+            self._now = now
+            for key, kind, ends, content, field_ends in found:
+                self._take(key, kind, ends, content, field_ends)
         self._settle()
         self._compare_ends()
 

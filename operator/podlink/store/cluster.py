@@ -170,7 +170,9 @@ def _steps(operation: Operation[Any]) -> Steps:
 
 
 def _alone(operation: Operation[Any]) -> Steps:
-    (result,) = yield [operation] if operation.target else []
+    if not operation.target:
+        return outcome(operation, ())
+    (result,) = yield [operation]
     return result
 
 
