@@ -128,9 +128,12 @@ async def test_a_slot_on_its_way_is_served_from_both_ends(
     )
     await asyncio.to_thread(redis_cluster.carry_keys, slot, target, 100)
     assert await asyncio.gather(*moves) == list(range(8))
-    # A key that is nowhere yet is made where the slot is going to be.
-    assert await executor.set_linked_pod(NS, UID, "new", 1) is None
+    # So cannot one that is nowhere yet: a new link waits until the slot is where it is going to be.
+    target.ask("CONFIG", "RESETSTAT")
+    new = asyncio.create_task(executor.set_linked_pod(NS, UID, "new", 1))
+    await until_async(lambda: "TRYAGAIN" in seen_errors(target), PATIENCE_SECONDS, "the call to be put off")
     await asyncio.to_thread(redis_cluster.close_slot, slot, target)
+    assert await new is None
     assert await executor.get_linked_services(NS, UID) == dict.fromkeys(services, 9) | {"new": 1}
 
 
