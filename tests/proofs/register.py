@@ -79,12 +79,9 @@ def outcomes_with(ready: frozenset[int]) -> Callable[[Link | None, Asked], Itera
 
 def all_states(pods: frozenset[int]) -> list[Link | None]:
     """Whatever a link can be that points at one of these pods."""
-    links = [
-        Link(pod, life, listed)
-        for pod in sorted(pods)
-        for life, listed in (("permanent", True), ("temporary", True), ("temporary", False))
-    ]
-    return [None, *links]
+    kept = [Link(pod, "permanent") for pod in sorted(pods)]
+    ending = [Link(pod, "temporary", listed) for pod in sorted(pods) for listed in (True, False)]
+    return [None, *kept, *ending]
 
 
 def _outcome(link: Link | None, asked: Asked) -> Outcome:
