@@ -58,7 +58,8 @@ redis_option = click.option(
     envvar="PODLINK_REDIS_URL",
     callback=_redis_url,
     show_envvar=True,
-    help="redis://[user:password@]host:port/db, rediss:// for TLS.",
+    help="redis://[user:password@]host:port/db, redis+sentinel://host:port,host:port/service,"
+    " or redis+cluster://host:port,host:port; rediss, rediss+sentinel, rediss+cluster for TLS.",
 )
 namespace_option = click.option(
     "--namespace",

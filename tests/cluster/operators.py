@@ -51,9 +51,13 @@ class Operator:
         """Status and text of /healthz."""
         return self._get("/healthz")
 
+    def metrics(self) -> str:
+        """The text of /metrics."""
+        return self._get("/metrics")[1]
+
     def metric(self, sample: str) -> float:
         """One sample of /metrics, by its name and labels as they are printed there; 0 before it is there."""
-        found = re.search(rf"^{re.escape(sample)} (\S+)$", self._get("/metrics")[1], re.MULTILINE)
+        found = re.search(rf"^{re.escape(sample)} (\S+)$", self.metrics(), re.MULTILINE)
         return float(found[1]) if found else 0
 
     def await_sweeps(self, number: int, cause: str = "resync") -> None:

@@ -250,6 +250,7 @@ async def run(
     servers: SentinelSet | ClusterSet,
     rounds: int,
     durability: str,
+    replicas: int = 1,
     told: Callable[[Round], None] = lambda _: None,
 ) -> Report:
     """Run rounds on servers that may be broken.
@@ -258,6 +259,7 @@ async def run(
         servers: started and in order.
         rounds: how many; the odd ones SIGKILL the primary, the even ones SIGSTOP it.
         durability: of the executor.
+        replicas: of the executor.
         told: called with each round when it is over.
 
     Raises:
@@ -266,19 +268,19 @@ async def run(
     report = Report("sentinel" if isinstance(servers, SentinelSet) else "cluster", durability)
     pods = itertools.count()
     async with StatefulExecutor.from_url(
-        servers.url, timeout_seconds=TIMEOUT_SECONDS, durability=durability
+        servers.url, timeout_seconds=TIMEOUT_SECONDS, durability=durability, replicas=replicas
     ) as executor:
         # By now it is connected to every server that it needs.
         await executor.get_linked_pods(NS, map(str, range(100)), SVC)
         for number in range(1, rounds + 1):
-            report.rounds.append(await _round(servers, executor, pods, number))
+            report.rounds.append(await _round(servers, executor, pods, number, replicas))
             told(report.rounds[-1])
     report.left_open, _ = await _leftovers(servers, at_most=(0, 1))
     return report
 
 
 async def _round(
-    servers: SentinelSet | ClusterSet, executor: StatefulExecutor, pods: Iterable[int], number: int
+    servers: SentinelSet | ClusterSet, executor: StatefulExecutor, pods: Iterable[int], number: int, replicas: int
 ) -> Round:
     result = Round(number, "SIGKILL" if number % 2 else "SIGSTOP")
     before = await _leftovers(servers)
@@ -289,7 +291,9 @@ async def _round(
     fault = time.monotonic()
     (lost.kill if number % 2 else lost.freeze)()
     await asyncio.to_thread(servers.await_failover, lost)
-    await load.until_confirmed(ENOUGH)
+    if replicas == 1:
+        # Of two replicas one is the primary now, so that two confirm again only when the lost server is back.
+        await load.until_confirmed(ENOUGH)
     await asyncio.to_thread(servers.heal)
     await load.until_confirmed(ENOUGH)
     result.hung = await load.stop()
@@ -392,6 +396,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--durability", choices=["primary", "replicated"], default="replicated")
+    parser.add_argument("--replicas", type=int, default=1, help="that must have a write, where it is replicated")
     parser.add_argument("--topology", choices=["sentinel", "cluster"], default="sentinel")
     parser.add_argument("--json", metavar="FILE", type=Path, help="write the JSON there, not to the standard output")
     options = parser.parse_args()
@@ -402,7 +407,7 @@ def main() -> None:
 
     sys.stdout.write(line(COLUMNS) + "\n")
     with SentinelSet() if options.topology == "sentinel" else ClusterSet() as servers:
-        report = asyncio.run(run(servers, options.rounds, options.durability, told))
+        report = asyncio.run(run(servers, options.rounds, options.durability, options.replicas, told))
     confirmed = sum(result.confirmed for result in report.rounds)
     sys.stdout.write(f"{report.lost} of {confirmed} confirmed links lost; {report.left_open} connections left open\n")
     text = json.dumps(dataclasses.asdict(report), indent=2) + "\n"

@@ -45,6 +45,7 @@ def error_of(done: subprocess.CompletedProcess[str]) -> str:
     return line
 
 
+@pytest.mark.only_on("redis", reason="one server is enough to see a program at work")
 def test_every_figure_is_in_table_json_chart_and_page(server: RedisServer, raw: redis.Redis, tmp_path: Path) -> None:
     raw.set("somebody's", "own")
     figures, chart = tmp_path / "figures.json", tmp_path / "chart.svg"
@@ -74,6 +75,7 @@ def test_every_figure_is_in_table_json_chart_and_page(server: RedisServer, raw: 
     assert json.loads((tmp_path / "bench.json").read_bytes()) == found
 
 
+@pytest.mark.only_on("valkey", reason="one server is enough to see a program at work")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_it_leaves_nothing(
     server: RedisServer, raw: redis.Redis, tmp_path: Path, number: signal.Signals
@@ -99,6 +101,7 @@ def test_interrupted_it_leaves_nothing(
     assert "Traceback" not in (tmp_path / "log").read_text()
 
 
+@pytest.mark.only_on("valkey", reason="one server is enough to see a program at work")
 def test_only_what_is_asked_for(server: RedisServer, raw: redis.Redis) -> None:
     done = bench(server.url, "--only", "podlink-50", "--only", "raw-get")
 
@@ -140,6 +143,7 @@ def test_a_password_is_needed_and_never_told(own_server: Callable[..., RedisServ
     assert "takes a password only where every user of the machine can read it" in right.stdout
 
 
+@pytest.mark.only_on("redis", reason="one server is enough to see a program at work")
 def test_without_redis_benchmark_its_rows_say_so(server: RedisServer, raw: redis.Redis, tmp_path: Path) -> None:
     path = {"PATH": str(tmp_path)}
     flags = ["--only", "redis-benchmark", "--only", "podlink-50"]

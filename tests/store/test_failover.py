@@ -19,7 +19,10 @@ ROUNDS = 2  # one with SIGKILL, one with SIGSTOP
 @pytest.mark.parametrize("start", [SentinelSet, ClusterSet], ids=["sentinel", "cluster"])
 async def test_failover_under_load(start: Callable[[], SentinelSet | ClusterSet]) -> None:
     with start() as servers:
-        report = await failover.run(servers, ROUNDS, "replicated")
+        # Where there are two, Sentinels may promote the one that has less.
+        replicas = 2 if isinstance(servers, SentinelSet) else 1
+        report = await failover.run(servers, ROUNDS, "replicated", replicas)
+        most = most_connections(servers)
     assert len(report.rounds) == ROUNDS
     assert report.left_open == 0
     for result in report.rounds:
@@ -30,5 +33,11 @@ async def test_failover_under_load(start: Callable[[], SentinelSet | ClusterSet]
         assert result.untyped == []
         assert result.hung == 0
         assert result.slowest < failover.HUNG_SECONDS
-        for before, after in (result.connections, result.tasks):
-            assert after <= before
+        assert result.connections[1] <= most
+        assert result.tasks[1] <= result.tasks[0]
+
+
+def most_connections(servers: SentinelSet | ClusterSet) -> int:
+    """One to each primary, and redis-py's one to each server that may be asked where the primaries are."""
+    asked = servers.sentinels if isinstance(servers, SentinelSet) else servers.servers
+    return len(servers.primaries()) + len(asked)

@@ -63,8 +63,11 @@ async def test_first_call_loads_the_script(executor: Awaited, wire: Wire) -> Non
     wire.redis.config_resetstat()
     assert await executor.set_linked_pod(NS, UID, SVC, 1) is None
     assert await executor.set_linked_pod(NS, UID, SVC, 2) == 1
-    assert wire.evalsha_calls() == 3
+    assert await executor.set_linked_pod(NS, UID, SVC, 3) == 2
     assert wire.redis.info("commandstats")["cmdstat_script|load"]["calls"] == 1
+    known = wire.evalsha_calls()
+    assert await executor.set_linked_pod(NS, UID, SVC, 4) == 3
+    assert wire.evalsha_calls() == known + 1
 
 
 async def test_flushed_scripts_are_invisible(executor: Awaited, wire: Wire) -> None:

@@ -1,15 +1,16 @@
 """Whether Redis is there, and whether it is still the one we wrote to.
 
 A marker in Redis, written before each sweep, tells a Redis that lost its data, or was swapped for another, from one
-that was merely away. Together with the server's run id it is read once a second. Each look writes too: a Redis that
-answers but takes no writes (out of memory, read-only, short of replicas) is of no use to the operator.
+that was merely away. Together with the server's run id (of a cluster: those of all primaries) it is read once a second.
+Each look writes too: a Redis that answers but takes no writes (out of memory, read-only, short of replicas) is of no
+use to the operator.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from podlink.domain.errors import PodLinkError, ScriptError
@@ -26,11 +27,12 @@ HEARTBEAT = "heartbeat"
 _INTERVAL_SECONDS = 1.0
 _DEADLINE_SECONDS = 3.0
 
-_LOOK: list[Operation[Any]] = [
-    operations.get_marker(MARKER),
-    operations.run_id(),
-    operations.set_marker(HEARTBEAT, "podlink"),
-]
+
+class _Identity(NamedTuple):
+    """By which a Redis is known again."""
+
+    marker: str | None
+    run_ids: frozenset[str | None]
 
 
 class RedisMonitor:
@@ -44,7 +46,7 @@ class RedisMonitor:
         self._metrics = metrics
         self._on_doubt = on_doubt
         self._probe_now = asyncio.Event()
-        self._identity: tuple[str | None, str | None] | None = None
+        self._identity: _Identity | None = None
         self.available = asyncio.Event()
         """Set while Redis answers."""
         self.problem: str | None = f"{name}: not asked yet"
@@ -70,31 +72,32 @@ class RedisMonitor:
 
     async def mark(self) -> None:
         """Put the marker into Redis if it has none; before a sweep reads, so that a loss in between is noticed."""
-        marker, run_id = await self._ask()
-        if marker is None:
-            marker = uuid4().hex
-            await self._executor.run(operations.set_marker(MARKER, marker))
-        self._identity = marker, run_id
+        identity = await self._ask()
+        if identity.marker is None:
+            identity = identity._replace(marker=uuid4().hex)
+            await self._executor.run(operations.set_marker(MARKER, str(identity.marker)))
+        self._identity = identity
 
     async def _probe(self) -> None:
         identity = await self._ask()
         known, self._identity = self._identity, identity
         returned = not self.available.is_set()
         self._came()
-        if known is not None and known[0] != identity[0]:
+        if known is not None and known.marker != identity.marker:
             self._on_doubt("data_loss")
-        elif known is not None and (returned or known[1] != identity[1]):
+        elif known is not None and (returned or known.run_ids != identity.run_ids):
             self._on_doubt("redis_return")
 
-    async def _ask(self) -> tuple[str | None, str | None]:
-        replies: list[Any] = await self._executor.run_many(_LOOK)
-        marker, run_id, _ = replies
-        if isinstance(run_id, ScriptError):
-            run_id = None  # a user that may not use INFO; the marker alone tells a loss
-        for reply in (marker, run_id, replies[2]):
+    async def _ask(self) -> _Identity:
+        look: list[Operation[Any]] = [operations.get_marker(MARKER), operations.set_marker(HEARTBEAT, "podlink")]
+        look += [operations.run_id(node=node) for node in await self._executor.nodes()]
+        replies: list[Any] = await self._executor.run_many(look)
+        # A user that may not use INFO has no run ids; the marker alone tells a loss.
+        marker, written, *run_ids = replies[:2] + [None if isinstance(r, ScriptError) else r for r in replies[2:]]
+        for reply in (marker, written, *run_ids):
             if isinstance(reply, PodLinkError):
                 raise reply
-        return marker, run_id
+        return _Identity(marker, frozenset(run_ids))
 
     async def _pause(self) -> None:
         # A failed call asks for a probe at once, but never for more than ten a second.

@@ -59,6 +59,7 @@ class StatefulExecutor:
         *,
         timeout_seconds: float = calls.DEFAULT_TIMEOUT_SECONDS,
         durability: Durability = "primary",
+        replicas: int = 1,
         on_call: Observer | None = None,
     ) -> None:
         """Use a redis-py client, whose connections and settings apply; closing it stays with the caller.
@@ -67,26 +68,28 @@ class StatefulExecutor:
             client: for example of `Sentinel.master_for`, or a `RedisCluster`, or a function that makes one at the first
                 call (a RedisCluster connects when it is made). Its `socket_timeout` bounds every wait for the server.
             timeout_seconds: of waiting for a free connection.
-            durability: "replicated": a write returns when at least one replica has it, else it raises `NotReplicated`.
+            durability: "replicated": a write returns when replicas have it, else it raises `NotReplicated`.
+            replicas: how many must. Sentinels may promote one that is a moment behind another, so only the number of
+                all replicas makes sure that a failover loses nothing that was confirmed.
             on_call: told about every call, see `podlink.store.outcomes.Observer`.
 
         Raises:
             InvalidArgument: an argument is something else.
         """
         calls.check_timeout(timeout_seconds)
-        calls.check_durability(durability)
         self._on_call = on_call
         self._owned: redis.Redis | None = None
         self._server: Server | None = None
         self._cluster: ClusterServers | None = None
-        confirm_ms = calls.confirm_ms(durability, timeout_seconds)
+        wait = calls.confirmation(durability, replicas, timeout_seconds)
         make = functools.partial(Server, timeout_seconds=timeout_seconds, report=self._report)
         if isinstance(client, redis.Redis):
-            self._server = make(client, manner=Manner(merged=True, confirm_ms=confirm_ms))
+            self._server = make(client, manner=Manner(merged=True, wait=wait))
         elif isinstance(client, redis.RedisCluster) or callable(client):
+            passed = isinstance(client, redis.RedisCluster)
             connect = (lambda: client) if isinstance(client, redis.RedisCluster) else client
-            apart = functools.partial(make, manner=Manner(confirm_ms=confirm_ms))
-            self._cluster = ClusterServers(connect, apart, timeout_seconds)
+            apart = functools.partial(make, manner=Manner(wait=wait))
+            self._cluster = ClusterServers(connect, apart, timeout_seconds, owned=not passed)
         else:
             raise InvalidArgument(
                 "client must be a redis.Redis or RedisCluster, got"
@@ -103,6 +106,7 @@ class StatefulExecutor:
         timeout_seconds: float = calls.DEFAULT_TIMEOUT_SECONDS,
         max_connections: int = _DEFAULT_CONNECTIONS,
         durability: Durability = "primary",
+        replicas: int = 1,
         on_call: Observer | None = None,
         **options: Any,
     ) -> Self:
@@ -113,6 +117,7 @@ class StatefulExecutor:
             timeout_seconds: of each wait: for a free connection, for connecting, for a reply.
             max_connections: how many connections to a server are opened at most; further calls wait for a free one.
             durability: see the constructor.
+            replicas: see the constructor.
             on_call: told about every call, see `podlink.store.outcomes.Observer`.
             options: of redis-py's connections, for example `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`.
 
@@ -132,7 +137,9 @@ class StatefulExecutor:
         }
         open_client = functools.partial(urls.open_client, urls.BLOCKING, url, settings | options)
         client = open_client if urls.names_cluster(url) else open_client()
-        executor = cls(client, timeout_seconds=timeout_seconds, durability=durability, on_call=on_call)
+        executor = cls(
+            client, timeout_seconds=timeout_seconds, durability=durability, replicas=replicas, on_call=on_call
+        )
         executor._owned = client if isinstance(client, redis.Redis) else None
         return executor
 
@@ -143,7 +150,9 @@ class StatefulExecutor:
         self.close()
 
     def close(self) -> None:
-        """Close the connections, unless they belong to a client that was passed in."""
+        """Close the connections; a client that was passed in stays open."""
+        if self._server is not None:
+            self._server.close()
         if self._owned is not None:
             sentinel = getattr(self._owned.connection_pool, "sentinel_manager", None)
             for client in (*(sentinel.sentinels if sentinel else ()), self._owned):

@@ -1,13 +1,18 @@
 """The servers that the blocking executor sends to: one, or the primaries of a cluster."""
 
+import os
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from contextlib import suppress
+from typing import Any, Final, cast
 
+import hiredis
 import redis
 from redis import RedisCluster
 from redis.cluster import ClusterNode
+from redis.connection import Connection
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from podlink.domain.errors import RedisUnavailable
@@ -20,8 +25,14 @@ from podlink.store.outcomes import Lost, Reply, outcome, unavailable
 _FRESH_SECONDS: Final = 0.25
 """A map of a cluster that is so new is not asked for again."""
 
+_LIVELY_SECONDS: Final = 0.05
+"""A connection that was idle for longer is looked at before it is used."""
+
 Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], None]
 """Told of operations that ended, with their results and the seconds that took."""
+
+# Its annotations know bytes alone.
+_pack = cast("Callable[[Request], bytes]", hiredis.pack_command)
 
 
 class Server:
@@ -44,6 +55,8 @@ class Server:
         self._cause: BaseException = ConnectionError("not tried yet")
         # A pool raises when all its connections are in use; here the call waits for one.
         self._free = threading.Semaphore(self._pool.max_connections)
+        # Taking a connection from the pool and giving it back costs half as much as a call, so they stay here.
+        self._idle: deque[tuple[Connection, float]] = deque()
 
     def run(self, many: Sequence[Operation[Any]], *, ordered: bool = True) -> list[Any]:
         """Run operations; each has its own result, or PodLinkError, in its own place.
@@ -63,6 +76,14 @@ class Server:
         self._report(many, results, time.perf_counter() - started)
         return results
 
+    def close(self) -> None:
+        """Give the idle connections back to the pool, closed."""
+        with suppress(IndexError):
+            while True:
+                connection, _ = self._idle.pop()
+                connection.disconnect()
+                self._pool.release(connection)
+
     def _exchange(self, requests: list[Request]) -> list[Reply]:
         """Send requests down one connection and collect as many replies as come."""
         replies: list[Reply] = []
@@ -74,22 +95,24 @@ class Server:
             return [Lost(cause, sent=False)] * len(requests)
         sent = False
         try:
-            connection = self._pool.get_connection()
-            self._circuit.succeeded()
+            connection = self._connection()
+            whole = False
             try:
-                packed = connection.pack_commands(requests)
+                packed = b"".join(map(_pack, requests))
                 sent = True
-                connection.send_packed_command(packed)
+                connection.send_packed_command([packed])
                 while len(replies) < len(requests):
                     try:
                         replies.append(connection.read_response())
                     except ResponseError as error:
                         replies.append(error)
-                if any(isinstance(reply, ReadOnlyError) for reply in replies):
-                    # The primary became a replica, and stays one: the next call has to look for the new primary.
-                    connection.disconnect()
+                # A primary that became a replica stays one: the next call has to look for the new primary.
+                whole = not any(isinstance(reply, ReadOnlyError) for reply in replies)
             finally:
-                self._pool.release(connection)
+                self._idle.append((connection, time.monotonic()))
+                if not whole:
+                    # What befell this connection is likely to befall the others.
+                    self.close()
         except (RedisError, OSError) as error:
             if not sent:
                 self._circuit.failed()
@@ -99,12 +122,33 @@ class Server:
             self._free.release()
         return replies
 
+    def _connection(self) -> Connection:
+        """A connection that is ready to send.
+
+        Raises:
+            RedisError, OSError: the server cannot be reached.
+        """
+        with suppress(IndexError):
+            connection, since = self._idle.pop()
+            if time.monotonic() - since < _LIVELY_SECONDS and connection.pid == os.getpid():
+                return connection
+            # The server may have closed it, or it belongs to the process that this one was forked from: the pool knows.
+            self._pool.release(connection)
+        connection = self._pool.get_connection()
+        self._circuit.succeeded()
+        return connection
+
 
 class ClusterServers:
     """Runs operations on the servers that have their slots."""
 
     def __init__(
-        self, connect: Callable[[], RedisCluster], make: Callable[[redis.Redis], Server], timeout_seconds: float
+        self,
+        connect: Callable[[], RedisCluster],
+        make: Callable[[redis.Redis], Server],
+        timeout_seconds: float,
+        *,
+        owned: bool,
     ) -> None:
         """Ask nobody yet.
 
@@ -112,7 +156,9 @@ class ClusterServers:
             connect: makes a client of redis-py, which asks for the cluster's map then; no call goes through it.
             make: makes the server of a client.
             timeout_seconds: of one call with all its redirections.
+            owned: whether the client is to be closed here.
         """
+        self._owned = owned
         self._connect = connect
         self._make = make
         self._timeout_seconds = timeout_seconds
@@ -145,8 +191,10 @@ class ClusterServers:
             raise unavailable("nodes", error, maybe_applied=False) from error
 
     def close(self) -> None:
-        """Close the client, if one was made here."""
-        if self._client is not None:
+        """Close what was opened here."""
+        for server in self._servers.values():
+            server.close()
+        if self._client is not None and self._owned:
             self._client.close()
 
     def _take(self, step: cluster.Round) -> list[Any]:

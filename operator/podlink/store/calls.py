@@ -41,12 +41,12 @@ class Manner(NamedTuple):
     Attributes:
         ordered: they keep their order, even where the server does not know a script yet.
         merged: they have none, and travel in as few requests as may be.
-        confirm_ms: wait so many milliseconds for a replica to have what they wrote; 0: don't.
+        wait: the request, behind what they wrote, that waits for replicas to have it; empty: don't wait.
     """
 
     ordered: bool = False
     merged: bool = False
-    confirm_ms: int = 0
+    wait: Request = ()
 
 
 _IN_ORDER: Final = Manner(ordered=True)
@@ -56,6 +56,11 @@ def conversation(
     operations: Sequence[Operation[T]], manner: Manner = _IN_ORDER
 ) -> Conversation[list[T | PodLinkError]]:
     """Run operations in one pipeline: each has its own result, or its own error, in its own place."""
+    if len(operations) == 1 and operations[0].target and not manner.wait:
+        # A call alone, as most are: what follows below comes to the same, and costs several times as much.
+        answers = yield [operations[0].request()]
+        if not isinstance(answers[0], NoScriptError):
+            return [outcome(operations[0], answers[0])]
     parcels = list(merge(operations)) if manner.merged else [(operation, 1) for operation in operations]
     answers, confirmed = yield from _talk([parcel for parcel, _ in parcels], manner)
     replies: list[Reply] = []
@@ -73,7 +78,7 @@ def conversation(
     results = [outcome(operation, reply) for operation, reply in zip(operations, replies, strict=True)]
     if confirmed:
         return results
-    return [_unconfirmed(operation, result) for operation, result in zip(operations, results, strict=True)]
+    return [_unconfirmed(operation, result, manner.wait) for operation, result in zip(operations, results, strict=True)]
 
 
 def _talk(operations: Sequence[Operation[Any]], manner: Manner) -> Conversation[tuple[list[Reply], bool]]:
@@ -81,10 +86,8 @@ def _talk(operations: Sequence[Operation[Any]], manner: Manner) -> Conversation[
     replies: list[Reply] = [()] * len(operations)
     confirmed = True
     asked = [slot for slot, operation in enumerate(operations) if operation.target]
-    wait: list[Request] = []
-    if manner.confirm_ms and any(map(_writes, operations)):
-        # Behind the writes, on their connection: it answers how many replicas have all that was written there so far.
-        wait = [("WAIT", 1, manner.confirm_ms)]
+    # On the connection of the writes, it answers how many replicas have all that was written there so far.
+    wait = [manner.wait] if manner.wait and any(map(_writes, operations)) else []
     if asked:
         answers = yield _requests([operations[slot] for slot in asked], ordered=manner.ordered) + wait
         for slot, answer in zip(asked, answers, strict=False):
@@ -93,7 +96,7 @@ def _talk(operations: Sequence[Operation[Any]], manner: Manner) -> Conversation[
         if unknown:
             answers = yield from _load_and_repeat(operations, unknown, replies, wait)
         if wait:
-            confirmed = isinstance(answers[-1], int) and answers[-1] > 0
+            confirmed = isinstance(answers[-1], int) and answers[-1] >= int(manner.wait[1])
     return replies, confirmed
 
 
@@ -127,9 +130,9 @@ def _writes(operation: Operation[Any]) -> bool:
     return operation.script is not None or operation.target == "SET"
 
 
-def _unconfirmed(operation: Operation[T], result: T | PodLinkError) -> T | PodLinkError:
+def _unconfirmed(operation: Operation[T], result: T | PodLinkError, wait: Request) -> T | PodLinkError:
     written = _writes(operation) and not isinstance(result, PodLinkError)
-    return not_replicated(operation) if written else result
+    return not_replicated(operation, int(wait[1])) if written else result
 
 
 def described_by(build: Callable[..., Any], method: M) -> M:
@@ -153,22 +156,22 @@ def check_timeout(seconds: float) -> None:
         raise InvalidArgument(f"timeout_seconds must be a number above 0, got {seconds!r}", argument="timeout_seconds")
 
 
-def check_durability(durability: str) -> None:
-    """Refuse a durability that there is not.
+def confirmation(durability: str, replicas: int, timeout_seconds: float) -> Request:
+    """The request that confirms writes; empty where nobody needs to.
+
+    A replica may take half of what a call may take, so that the caller is told of it.
 
     Raises:
-        InvalidArgument: it is neither "primary" nor "replicated".
+        InvalidArgument: the durability is neither "primary" nor "replicated", or replicas is no int above 0.
     """
     if durability not in ("primary", "replicated"):
         raise InvalidArgument(
             f'durability must be "primary" or "replicated" (a replica confirms each write), got {durability!r}',
             argument="durability",
         )
-
-
-def confirm_ms(durability: str, timeout_seconds: float) -> int:
-    """How long a replica may take to confirm: half of what a call may take, so that the caller is told of it."""
-    return max(1, int(timeout_seconds * 500)) if durability == "replicated" else 0
+    if type(replicas) is not int or replicas < 1:
+        raise InvalidArgument(f"replicas must be an int above 0, got {replicas!r}", argument="replicas")
+    return ("WAIT", replicas, max(1, int(timeout_seconds * 500))) if durability == "replicated" else ()
 
 
 def checked_size(entries: int) -> int:

@@ -17,7 +17,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 
 from podlink.domain import keys
-from podlink.domain.errors import PodLinkError, RedisUnavailable
+from podlink.domain.errors import NotReplicated, PodLinkError, RedisUnavailable
 from podlink.store import operations, scripts
 from podlink.store.operations import Operation, Shape
 from podlink.store.operations.base import command
@@ -39,6 +39,7 @@ _BOOKED: Final = frozenset(
         scripts.REMOVE_LINK_WITH_ID,
     }
 )
+_SILENT_SECONDS: Final = 1.0
 _FIRST_PAUSE_SECONDS: Final = 0.01
 _LONGEST_PAUSE_SECONDS: Final = 0.2
 
@@ -195,15 +196,36 @@ def _settle(operation: Operation[Any], *, given: str, temporary: bool, taken: st
             ends=ends,
         )
     ]
-    if isinstance(booked, PodLinkError):
+    if isinstance(booked, PodLinkError) and not isinstance(booked, NotReplicated):
         # The link itself is as it was asked for, and that is what the caller is told.
-        logger.warning(
-            "the load of service %s is one off until the next recount: %s",
-            service,
-            booked,
-            extra={"namespace": namespace, "service": service, "uid": operation.uid},
-        )
+        _unbooked.tell(namespace, service, booked)
     return None
+
+
+class _Unbooked:
+    """Tells of loads that could not be booked, at most once a second: in an outage there may be thousands."""
+
+    def __init__(self) -> None:
+        self._silent_until = 0.0
+        self._untold = 0
+
+    def tell(self, namespace: str, service: str, error: PodLinkError) -> None:
+        """One more."""
+        now = time.monotonic()
+        if now < self._silent_until:
+            self._untold += 1
+            return
+        logger.warning(
+            "the load of service %s is one off until the next recount (so are %d more that were not told of): %s",
+            service,
+            self._untold,
+            error,
+            extra={"namespace": namespace, "service": service},
+        )
+        self._silent_until, self._untold = now + _SILENT_SECONDS, 0
+
+
+_unbooked: Final = _Unbooked()
 
 
 @functools.lru_cache(maxsize=4096)

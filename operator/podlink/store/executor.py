@@ -75,6 +75,7 @@ class StatefulExecutor:
         cache: bool = False,
         cache_entries: int = _CACHE_ENTRIES,
         durability: Durability = "primary",
+        replicas: int = 1,
         on_call: Observer | None = None,
     ) -> None:
         """Connect as a redis-py client does, at the first call; closing the client stays with the caller.
@@ -86,7 +87,9 @@ class StatefulExecutor:
                 stale for the time such a message travels, or for as long as twice the timeout while the connection
                 is dead without a word.
             cache_entries: links kept at most.
-            durability: "replicated": a write returns when at least one replica has it, else it raises `NotReplicated`.
+            durability: "replicated": a write returns when replicas have it, else it raises `NotReplicated`.
+            replicas: how many must. Sentinels may promote one that is a moment behind another, so only the number of
+                all replicas makes sure that a failover loses nothing that was confirmed.
             on_call: told about every call, see `podlink.store.outcomes.Observer`.
 
         Raises:
@@ -100,12 +103,11 @@ class StatefulExecutor:
                 argument="client",
             )
         calls.check_timeout(timeout_seconds)
-        calls.check_durability(durability)
         self._client = client
         self._owns_client = False
         self._timeout_seconds = timeout_seconds
         self._on_call = on_call
-        self._confirm_ms = calls.confirm_ms(durability, timeout_seconds)
+        self._wait = calls.confirmation(durability, replicas, timeout_seconds)
         self._cache = LinkCache(calls.checked_size(cache_entries)) if cache else None
         self._mailbox: Mailbox | None = None
         self._cluster: ClusterServers | None = None
@@ -123,6 +125,7 @@ class StatefulExecutor:
         cache: bool = False,
         cache_entries: int = _CACHE_ENTRIES,
         durability: Durability = "primary",
+        replicas: int = 1,
         on_call: Observer | None = None,
         **options: Any,
     ) -> Self:
@@ -138,6 +141,7 @@ class StatefulExecutor:
             cache: see the constructor.
             cache_entries: see the constructor.
             durability: see the constructor.
+            replicas: see the constructor.
             on_call: told about every call, see `podlink.store.outcomes.Observer`.
             options: of redis-py's connections, for example `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`.
 
@@ -161,6 +165,7 @@ class StatefulExecutor:
             cache=cache,
             cache_entries=cache_entries,
             durability=durability,
+            replicas=replicas,
             on_call=on_call,
         )
         executor._owns_client = True
@@ -251,7 +256,7 @@ class StatefulExecutor:
         node = Node(connect, self._timeout_seconds)
         if cache is not None:
             node = Node(connect, self._timeout_seconds, greeting=_TRACKING, on_push=cache.hear, on_down=cache.clear)
-        manner = Manner(merged=self._cluster is None, confirm_ms=self._confirm_ms)
+        manner = Manner(merged=self._cluster is None, wait=self._wait)
         return Mailbox(node, self._timeout_seconds, self._report, manner)
 
     def _report(self, many: Sequence[Operation[T]], results: Sequence[T | PodLinkError], seconds: float) -> None:

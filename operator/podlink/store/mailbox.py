@@ -164,7 +164,7 @@ class Mailbox:
             ordered: whether they keep their order.
         """
         loop = self._loop or self._begin()
-        manner = Manner(ordered=True, confirm_ms=self._manner.confirm_ms) if ordered else self._manner
+        manner = Manner(ordered=True, wait=self._manner.wait) if ordered else self._manner
         group = _Group(operations, manner, loop.create_future())
         self._groups.append(group)
         self._collect()

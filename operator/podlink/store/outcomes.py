@@ -118,10 +118,11 @@ def _refused(operation: Operation[Any], error: Exception) -> PodLinkError:
     )
 
 
-def not_replicated(operation: Operation[Any]) -> NotReplicated:
-    """The error of a call that the primary applied and no replica confirmed."""
+def not_replicated(operation: Operation[Any], replicas: int) -> NotReplicated:
+    """The error of a call that the primary applied and too few replicas confirmed."""
+    who = "no replica" if replicas == 1 else f"fewer than {replicas} replicas"
     return NotReplicated(
-        f"{operation.name}: the primary applied the call, but no replica confirmed it in time; a failover may lose it",
+        f"{operation.name}: the primary applied the call, but {who} confirmed it in time; a failover may lose it",
         maybe_applied=True,
     )
 

@@ -36,13 +36,16 @@ def set_marker(name: str, value: str) -> Operation[None]:
     return command("set_marker", "SET", replies.nothing, keys=(keys.marker_key(name),), args=(value,))
 
 
-def run_id() -> Operation[str]:
+def run_id(*, node: str | None = None) -> Operation[str]:
     """Read the random id a Redis server gives itself at every start.
+
+    Args:
+        node: address of the server of a cluster that is meant, see `nodes` of the executors.
 
     Returns:
         40 hexadecimal digits.
     """
-    return command("run_id", "INFO", _run_id, args=("server",))
+    return command("run_id", "INFO", _run_id, args=("server",), node=node)
 
 
 def field_expiry_supported() -> Operation[bool]:
@@ -57,7 +60,7 @@ def scan(cursor: int, pattern: str, count: int, *, node: str | None = None) -> O
         cursor: 0 to start, then the one returned.
         pattern: glob the keys must match.
         count: about how many keys the server looks at.
-        node: address of the server whose keys these are, see `nodes` of the executors.
+        node: address of the server of a cluster whose keys these are, see `nodes` of the executors.
 
     Returns:
         The next cursor, 0 at the end, and the matching keys (a key may come twice; one that is no UTF-8 is not ours).
