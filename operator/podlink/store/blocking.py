@@ -175,7 +175,7 @@ class StatefulExecutor:
     def run_many(self, many: Sequence[Operation[T]]) -> list[T | PodLinkError]:
         """Run many operations in one pipeline, in order, but not as a transaction.
 
-        On Redis Cluster the order holds among operations of one uid, or of one service.
+        On Redis Cluster the order holds among operations of one uid.
 
         Returns:
             For each operation, in its place, its own result or its own error.

@@ -21,7 +21,7 @@ from podlink.domain.errors import NotReplicated, PodLinkError, RedisUnavailable
 from podlink.store import operations, scripts
 from podlink.store.operations import Operation, Shape
 from podlink.store.operations.base import command
-from podlink.store.outcomes import logger, outcome
+from podlink.store.outcomes import logger, outcome, unavailable
 
 Steps: TypeAlias = Generator[list[Operation[Any]], list[Any], Any]
 """Yields operations of one slot each, which have no order among them, and is sent their results, PodLinkErrors among
@@ -65,28 +65,57 @@ Rounds: TypeAlias = Generator[Round, list[Any], list[Any]]
 def rounds(many: Sequence[Operation[Any]], timeout_seconds: float) -> Rounds:
     """Run operations side by side, each through the steps that it needs, wherever its slots are by now.
 
+    Those of one uid run one after the other. Sent together they would not keep their order: one may take more steps
+    than the next, or be sent again, because the server does not know its script or one of its keys has moved.
+
     Args:
         many: operations of the executor.
         timeout_seconds: how long a step is sent elsewhere, or again, while a slot moves.
     """
     results: list[Any] = [None] * len(many)
+    lines = _lines(many)
     going: dict[int, tuple[Steps, list[Operation[Any]]]] = {}
 
-    def advance(slot: int, talk: Steps, answers: list[Any] | None) -> None:
+    def advance(line: int, talk: Steps, answers: list[Any] | None) -> None:
         try:
-            going[slot] = talk, (next(talk) if answers is None else talk.send(answers))
+            going[line] = talk, (next(talk) if answers is None else talk.send(answers))
         except StopIteration as end:
-            results[slot] = end.value
-            going.pop(slot, None)
+            for slot, result in zip(lines[line], end.value, strict=True):
+                results[slot] = result
+            going.pop(line, None)
 
-    for slot, operation in enumerate(many):
-        advance(slot, _steps(operation), None)
+    for line, slots in enumerate(lines):
+        advance(line, _in_order([many[slot] for slot in slots]), None)
     while going:
         wanted = list(going.items())
         answers = yield from _followed([operation for _, (_, asked) in wanted for operation in asked], timeout_seconds)
-        for slot, (talk, asked) in wanted:
+        for line, (talk, asked) in wanted:
             own, answers = answers[: len(asked)], answers[len(asked) :]
-            advance(slot, talk, own)
+            advance(line, talk, own)
+    return results
+
+
+def _lines(many: Sequence[Operation[Any]]) -> list[list[int]]:
+    """The places of operations that have an order among them: each uid's, and each other operation's alone."""
+    lines: dict[object, list[int]] = {}
+    for slot, operation in enumerate(many):
+        key = (operation.shape.namespace, operation.uid) if operation.uid else slot
+        lines.setdefault(key, []).append(slot)
+    return list(lines.values())
+
+
+def _in_order(many: Sequence[Operation[Any]]) -> Steps:
+    """Run operations one after the other, but none behind one whose fate is unknown: it may still be applied."""
+    results: list[Any] = []
+    lost: RedisUnavailable | None = None
+    for operation in many:
+        if lost is not None:
+            results.append(unavailable(operation.name, lost.__cause__ or lost, maybe_applied=False))
+            continue
+        result = yield from _steps(operation)
+        results.append(result)
+        if isinstance(result, RedisUnavailable) and not isinstance(result, NotReplicated):
+            lost = result
     return results
 
 
@@ -134,7 +163,9 @@ def _steps(operation: Operation[Any]) -> Steps:
 
 
 def _alone(operation: Operation[Any]) -> Steps:
-    (result,) = yield [operation] if operation.target else []
+    if not operation.target:
+        return outcome(operation, ())
+    (result,) = yield [operation]
     return result
 
 
