@@ -8,7 +8,7 @@ from typing import Any, Final
 from redis.asyncio import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, RedisError
+from redis.exceptions import AskError
 
 from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.store import cluster
@@ -96,7 +96,7 @@ class ClusterServers:
         """
         try:
             await (asyncio.shield(self._refresh()) if anew else self._learn())
-        except (RedisError, OSError) as error:
+        except cluster.UNREACHABLE as error:
             raise unavailable("nodes", error, maybe_applied=False) from error
         return [node.name for node in self._client.get_primaries()]
 
@@ -115,7 +115,7 @@ class ClusterServers:
     async def _send(self, step: cluster.Round) -> list[Any]:
         try:
             await self._learn()
-        except (RedisError, OSError) as error:
+        except cluster.UNREACHABLE as error:
             return [outcome(operation, Lost(error, sent=False)) for operation, _ in step.asked]
         if step.ordered and len(step.asked) > 1:
             answers = await self._post_in_order(step.asked)
