@@ -119,6 +119,12 @@ class ClusterServers:
             return [outcome(operation, Lost(error, sent=False)) for operation, _ in step.asked]
         if step.ordered and len(step.asked) > 1:
             answers = await self._post_in_order(step.asked)
+        elif len(step.asked) == 1:
+            # As most are; to gather costs as much as to post.
+            try:
+                answers = [await self._post(*step.asked[0])]
+            except PodLinkError as error:
+                answers = [error]
         else:
             posted = [self._post(operation, ask) for operation, ask in step.asked]
             answers = await asyncio.gather(*posted, return_exceptions=True)
@@ -179,7 +185,8 @@ class ClusterServers:
     def _refresh(self) -> "asyncio.Task[None]":
         """Ask for the cluster's map in the background, unless that was done a moment ago."""
         now = time.monotonic()
-        if self._asking is None or (self._asking.done() and now - self._asked_at > _FRESH_SECONDS):
+        asking = self._asking
+        if asking is None or asking.cancelled() or (asking.done() and now - self._asked_at > _FRESH_SECONDS):
             self._asked_at = now
             self._asking = asyncio.get_running_loop().create_task(self._ask())
             self._asking.add_done_callback(_heard)
