@@ -62,6 +62,22 @@ class Awaited:
         return call
 
 
+async def _computed(executor: Awaited, pod: int, seconds: int) -> None:
+    await executor.set_service_state(NS, SVC, pod, "Ready")
+    assert await executor.compute_linked_pod_if_absent(NS, UID, SVC, persist_seconds=seconds) == pod
+
+
+WAYS_TO_LINK: dict[str, Callable[[Awaited, int, int], Awaitable[object]]] = {
+    "set": lambda executor, pod, seconds: executor.set_linked_pod(NS, UID, SVC, pod, persist_seconds=seconds),
+    "try_set": lambda executor, pod, seconds: executor.try_set_linked_pod(NS, UID, SVC, pod, persist_seconds=seconds),
+    "if_absent": lambda executor, pod, seconds: executor.set_linked_pod_if_absent(
+        NS, UID, SVC, pod, persist_seconds=seconds
+    ),
+    "compute": _computed,
+}
+"""Each links the uid, which has no link, to a pod."""
+
+
 class Wire:
     """A client of another language: raw commands, nothing of podlink but the text of the scripts."""
 

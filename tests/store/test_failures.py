@@ -19,7 +19,21 @@ from podlink.store.calls import conversation
 from podlink.store.mailbox import FLIGHTS
 from podlink.store.outcomes import Lost
 from sandbox.processes import until, until_async
-from store.harness import LINK, LINKS, NS, ONE_SERVER, SVC, UID, Awaited, Topology, Wire, whole_text
+from sandbox.redis_cluster import ClusterSet
+from store.harness import (
+    LINK,
+    LINKS,
+    NS,
+    ONE_SERVER,
+    STATE,
+    SVC,
+    UID,
+    WAYS_TO_LINK,
+    Awaited,
+    Topology,
+    Wire,
+    whole_text,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -93,13 +107,17 @@ async def test_wrong_password_is_told_without_repeating_it(
     assert await connect(server.url).set_linked_pod(NS, UID, SVC, 1) is None
 
 
-async def test_key_of_the_wrong_type_names_the_script_and_changes_nothing(executor: Awaited, raw: redis.Redis) -> None:
+async def test_key_of_the_wrong_type_names_the_script_and_changes_nothing(
+    executor: Awaited, raw: redis.Redis, server: Topology
+) -> None:
+    # In a Cluster a call that picks a pod looks for a link first.
+    computing = "GET" if isinstance(server, ClusterSet) else "statefulComputeLinkIfAbsent"
     raw.rpush(LINK, "no string")
     for call, script in [
         (executor.set_linked_pod(NS, UID, SVC, 1), "statefulSetLink"),
         (executor.try_set_linked_pod(NS, UID, SVC, 1), "statefulTrySetLink"),
         (executor.set_linked_pod_if_absent(NS, UID, SVC, 1), "statefulSetLinkIfAbsent"),
-        (executor.compute_linked_pod_if_absent(NS, UID, SVC), "statefulComputeLinkIfAbsent"),
+        (executor.compute_linked_pod_if_absent(NS, UID, SVC), computing),
         (executor.remove_linked_pod(NS, UID, SVC), "statefulRemoveLink"),
         (executor.remove_linked_pod_with_id(NS, UID, SVC, 1), "statefulRemoveLinkWithId"),
         (executor.get_linked_pod_if_persist(NS, UID, SVC), "statefulGetLinkIfPersist"),
@@ -114,16 +132,29 @@ async def test_key_of_the_wrong_type_names_the_script_and_changes_nothing(execut
     assert raw.keys() == [LINK]
 
 
-@pytest.mark.parametrize("persist_seconds", [-1, 60])
+@pytest.mark.parametrize("seconds", [-1, 60])
+@pytest.mark.parametrize("way", WAYS_TO_LINK)
 async def test_uid_hash_of_the_wrong_type_leaves_no_half_link(
-    executor: Awaited, raw: redis.Redis, persist_seconds: int
+    executor: Awaited, raw: redis.Redis, way: str, seconds: int
 ) -> None:
-    raw.set(LINK, "1", ex=60)
     raw.set(LINKS, "no hash")
     with pytest.raises(ScriptError, match="WRONGTYPE"):
-        await executor.set_linked_pod(NS, UID, SVC, 2, persist_seconds=persist_seconds)
-    with pytest.raises(ScriptError, match="WRONGTYPE"):
-        await executor.remove_linked_pod(NS, UID, SVC)
+        await WAYS_TO_LINK[way](executor, 2, seconds)
+    assert sorted(raw.keys()) == sorted([LINKS] if way != "compute" else [LINKS, STATE])
+    raw.flushall()
+
+
+async def test_uid_hash_of_the_wrong_type_leaves_the_link_that_is_there(executor: Awaited, raw: redis.Redis) -> None:
+    raw.set(LINK, "1", ex=60)
+    raw.set(LINKS, "no hash")
+    for call in (
+        executor.set_linked_pod(NS, UID, SVC, 2),
+        executor.try_set_linked_pod(NS, UID, SVC, 2),
+        executor.remove_linked_pod(NS, UID, SVC),
+        executor.remove_linked_pod_with_id(NS, UID, SVC, 1),
+    ):
+        with pytest.raises(ScriptError, match="WRONGTYPE"):
+            await call
     assert raw.get(LINK) == "1"
     assert sorted(raw.keys()) == sorted([LINK, LINKS])
     raw.flushall()

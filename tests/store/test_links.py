@@ -8,7 +8,7 @@ import pytest
 
 from podlink.store import operations
 from sandbox.processes import until_async
-from store.harness import LINK, LINKS, NS, ONE_PRIMARY, SVC, UID, Awaited, Topology, Wire
+from store.harness import LINK, LINKS, NS, ONE_PRIMARY, SVC, UID, WAYS_TO_LINK, Awaited, Topology, Wire
 
 if TYPE_CHECKING:
     import redis
@@ -18,8 +18,11 @@ def assert_lives(milliseconds: int, seconds: int) -> None:
     assert (seconds - 5) * 1000 < milliseconds <= seconds * 1000
 
 
-async def test_permanent_link_is_a_string_and_a_field_without_time_to_live(executor: Awaited, wire: Wire) -> None:
-    assert await executor.set_linked_pod(NS, UID, SVC, 0) is None
+@pytest.mark.parametrize("way", WAYS_TO_LINK)
+async def test_permanent_link_is_a_string_and_a_field_without_time_to_live(
+    executor: Awaited, wire: Wire, way: str
+) -> None:
+    await WAYS_TO_LINK[way](executor, 0, -1)
     assert wire.redis.get(LINK) == "0"
     assert wire.redis.hgetall(LINKS) == {SVC: "0"}
     assert (wire.milliseconds(LINK), wire.milliseconds(LINKS)) == (-1, -1)
@@ -46,10 +49,11 @@ async def test_set_returns_the_previous_pod(executor: Awaited) -> None:
     assert await executor.get_linked_pod(NS, UID, SVC) == 0
 
 
+@pytest.mark.parametrize("way", WAYS_TO_LINK)
 async def test_temporary_link_gives_string_and_field_the_same_end(
-    executor: Awaited, wire: Wire, server: Topology
+    executor: Awaited, wire: Wire, server: Topology, way: str
 ) -> None:
-    await executor.set_linked_pod(NS, UID, SVC, 3, persist_seconds=60)
+    await WAYS_TO_LINK[way](executor, 3, 60)
     assert_lives(wire.milliseconds(LINK), 60)
     assert_lives(await executor.run(operations.link_ttl(NS, UID, SVC)), 60)
     if server.kind == "valkey":

@@ -9,7 +9,7 @@ import pytest
 from podlink import Service, StatefulExecutor
 from podlink.store import operations
 from sandbox.processes import until_async
-from store.harness import EXPIRY, LINK, NS, STATE, SVC, UID, Awaited, Wire
+from store.harness import EXPIRY, LINK, LINKS, LOAD, NS, STATE, SVC, UID, WAYS_TO_LINK, Awaited, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -148,20 +148,40 @@ async def test_whoever_picks_settles_first(aexecutor: StatefulExecutor, raw: red
     assert raw.exists(EXPIRY) == 0
 
 
-@pytest.mark.parametrize("again", [temporary(0), permanent(0), temporary(1), permanent(1)])
+@pytest.mark.parametrize("how", ["compute", "reserve"])
+async def test_picking_leaves_no_load_of_zero(executor: Awaited, raw: redis.Redis, how: str) -> None:
+    raw.hset(STATE, "1", "Ready")
+    raw.hset(LOAD, "0", "2")
+    raw.zadd(EXPIRY, {f"0 sf:{{games:lk:u{number}}}lobby": 1 for number in range(2)})
+    if how == "compute":
+        await executor.compute_linked_pod_if_absent(NS, UID, SVC)
+        assert raw.hgetall(LOAD) == {"1": "1"}
+    else:
+        await executor.run(operations.reserve_service_pod(NS, SVC))
+        assert raw.hgetall(LOAD) == {"1": "1"}
+        await executor.run(operations.release_service_pod(NS, SVC, 1))
+
+
+@pytest.mark.parametrize("pod", [0, 1])
+@pytest.mark.parametrize("seconds", [-1, 60])
+@pytest.mark.parametrize("way", WAYS_TO_LINK)
 async def test_new_link_before_the_expired_one_was_settled(
-    aexecutor: StatefulExecutor, raw: redis.Redis, wire: Wire, again: Step
+    executor: Awaited, raw: redis.Redis, wire: Wire, way: str, seconds: int, pod: int
 ) -> None:
-    await aexecutor.set_linked_pod(NS, UID, SVC, 0, persist_seconds=1)
-    await until_async(lambda: not raw.exists(LINK), 5, "the link to expire")
-    assert wire.loads() == {"0": "1"}
-    await again(Awaited(aexecutor))
-    pod = int(raw.get(LINK) or -1)
-    assert {pod: 1} == {p: n for p, n in (await aexecutor.get_service(NS, SVC)).loads.items() if n}
+    await executor.set_linked_pod(NS, UID, SVC, 0, persist_seconds=60)
+    raw.delete(LINK, LINKS)
+    raw.zadd(EXPIRY, {member(0): 1001})
+    # So many links ended before this one that it is not yet settled when a pod is picked.
+    raw.zadd(EXPIRY, {f"9 sf:{{games:lk:u{number}}}lobby": number for number in range(1, 1001)})
+    raw.hset(LOAD, "9", "1000")
+    await WAYS_TO_LINK[way](executor, pod, seconds)
+    for _ in range(2):
+        settled = await executor.get_service(NS, SVC)
+    assert {pod: 1} == {p: n for p, n in settled.loads.items() if n}
 
 
 async def test_mass_expiry_is_settled_in_bounded_steps(executor: Awaited, raw: redis.Redis) -> None:
-    raw.hset("sf:{games:state:lobby}load", "0", "1500")
+    raw.hset(LOAD, "0", "1500")
     raw.zadd(EXPIRY, {f"0 sf:{{games:lk:u{number}}}lobby": 1 for number in range(1500)})
     assert (await executor.get_service(NS, SVC)).loads == {0: 500}
     assert (await executor.get_service(NS, SVC)).loads == {}

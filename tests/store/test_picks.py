@@ -76,15 +76,33 @@ async def test_many_picks_are_even(aexecutor: StatefulExecutor, raw: redis.Redis
     assert max(picks.values()) - min(picks.values()) <= 1
 
 
-async def test_ties_spread(executor: Awaited, raw: redis.Redis) -> None:
+@pytest.mark.parametrize("how", ["compute", "reserve"])
+async def test_ties_spread(executor: Awaited, raw: redis.Redis, how: str) -> None:
     all_ready(raw, 4)
     # Each pick is given back, so each is made among four pods of equal load.
     picks = []
     for _ in range(60):
-        picks.append(await executor.compute_linked_pod_if_absent(NS, UID, SVC))
-        await executor.remove_linked_pod(NS, UID, SVC)
+        if how == "compute":
+            picks.append(await executor.compute_linked_pod_if_absent(NS, UID, SVC))
+            await executor.remove_linked_pod(NS, UID, SVC)
+        else:
+            picks.append(await executor.run(operations.reserve_service_pod(NS, SVC)))
+            await executor.run(operations.release_service_pod(NS, SVC, picks[-1]))
     assert set(picks) == {0, 1, 2, 3}
     assert max(Counter(picks).values()) < 40
+
+
+@pytest.mark.parametrize("how", ["compute", "reserve"])
+async def test_living_temporary_links_are_load(executor: Awaited, raw: redis.Redis, how: str) -> None:
+    all_ready(raw, 2)
+    await executor.set_linked_pod(NS, "temporary", SVC, 0, persist_seconds=60)
+    if how == "compute":
+        assert await executor.compute_linked_pod_if_absent(NS, UID, SVC) == 1
+    else:
+        assert await executor.run(operations.reserve_service_pod(NS, SVC)) == 1
+    assert raw.hgetall(LOAD) == {"0": "1", "1": "1"}
+    if how == "reserve":
+        await executor.run(operations.release_service_pod(NS, SVC, 1))
 
 
 async def test_one_winner_among_many_tasks(aexecutor: StatefulExecutor, raw: redis.Redis) -> None:

@@ -48,6 +48,11 @@ async def test_nothing_to_run_needs_no_server(executor: Awaited, raw: redis.Redi
     assert raw.info("stats")["total_connections_received"] == clients
 
 
+async def test_what_needs_no_server_may_be_among_what_does(executor: Awaited, raw: redis.Redis) -> None:
+    many = [move(1), operations.get_workload_states(NS, []), operations.get_linked_pod(NS, UID, SVC)]
+    assert await executor.run_many(many) == [None, {}, 1]
+
+
 async def test_each_slot_has_its_own_error(executor: Awaited, raw: redis.Redis) -> None:
     raw.rpush("sf:{games:lk:broken}lobby", "no string")
     before, broken, after = await executor.run_many(

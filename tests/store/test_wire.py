@@ -123,6 +123,22 @@ async def test_moving_a_link_another_client_left_temporary(wire: Wire, executor:
     assert wire.loads() == {"1": "1", "2": "1"}
 
 
+@pytest.mark.parametrize("end", ["set", "try_set", "remove", "remove_with_id"])
+async def test_ending_a_link_that_another_client_left_unlisted(wire: Wire, executor: Awaited, end: str) -> None:
+    # Its field is gone, so nobody ever counted it: the unit of its pod belongs to another link.
+    await executor.set_linked_pod(NS, "counted", SVC, 1)
+    wire.redis.set(LINK, "1")
+    if end == "set":
+        await executor.set_linked_pod(NS, UID, SVC, 2)
+    elif end == "try_set":
+        await executor.try_set_linked_pod(NS, UID, SVC, 2, expected=1)
+    elif end == "remove":
+        await executor.remove_linked_pod(NS, UID, SVC)
+    else:
+        await executor.remove_linked_pod_with_id(NS, UID, SVC, 1)
+    assert wire.loads() == {"1": "1"} | ({"2": "1"} if "set" in end else {})
+
+
 async def test_link_set_by_us_and_ended_by_another_client_gives_its_load_back(wire: Wire, executor: Awaited) -> None:
     await executor.set_linked_pod(NS, UID, SVC, 1, persist_seconds=1)
     assert wire("statefulRemoveLink", BOTH, SVC, 0) == 1

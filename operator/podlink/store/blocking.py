@@ -182,7 +182,7 @@ class StatefulExecutor:
         """
         if self._server is not None:
             return self._server.run(many)
-        return self._servers.run(many)
+        return self._servers.run(many, ordered=True)
 
     def nodes(self, *, anew: bool = False) -> list[str | None]:
         """Where keys are: the addresses of a cluster's primaries, for operations that name one; else just None.

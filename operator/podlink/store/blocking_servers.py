@@ -168,9 +168,14 @@ class ClusterServers:
         self._servers: dict[str, Server] = {}
         self._lock = threading.Lock()
 
-    def run(self, many: Sequence[Operation[Any]]) -> list[Any]:
-        """Run operations; each has its own result, or PodLinkError, in its own place."""
-        talk = cluster.rounds(many, self._timeout_seconds)
+    def run(self, many: Sequence[Operation[Any]], *, ordered: bool = False) -> list[Any]:
+        """Run operations; each has its own result, or PodLinkError, in its own place.
+
+        Args:
+            many: the operations.
+            ordered: whether those of one uid, or of one service, keep their order.
+        """
+        talk = cluster.rounds(many, self._timeout_seconds, ordered=ordered)
         try:
             step = next(talk)
             while True:
@@ -221,7 +226,7 @@ class ClusterServers:
             else:
                 together.setdefault(_owner(client, operation), []).append(slot)
         for address, slots in together.items():
-            own = self._server(client, address).run([step.asked[slot][0] for slot in slots], ordered=False)
+            own = self._server(client, address).run([step.asked[slot][0] for slot in slots], ordered=step.ordered)
             for slot, answer in zip(slots, own, strict=True):
                 answers[slot] = answer
         if any(isinstance(answer, RedisUnavailable) for answer in answers):

@@ -59,8 +59,9 @@ def conversation(
     if len(operations) == 1 and operations[0].target and not manner.wait:
         # A call alone, as most are: what follows below comes to the same, and costs several times as much.
         answers = yield [operations[0].request()]
-        if not isinstance(answers[0], NoScriptError):
-            return [outcome(operations[0], answers[0])]
+        if isinstance(answers[0], NoScriptError):
+            yield from _load_and_repeat(operations, [0], answers, [])
+        return [outcome(operations[0], answers[0])]
     parcels = list(merge(operations)) if manner.merged else [(operation, 1) for operation in operations]
     answers, confirmed = yield from _talk([parcel for parcel, _ in parcels], manner)
     replies: list[Reply] = []

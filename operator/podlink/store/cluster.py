@@ -17,11 +17,11 @@ from typing import Any, Final, NamedTuple, TypeAlias
 from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
 
 from podlink.domain import keys
-from podlink.domain.errors import NotReplicated, PodLinkError, RedisUnavailable
+from podlink.domain.errors import NotReplicated, PodLinkError, RedisUnavailable, ScriptError
 from podlink.store import operations, scripts
 from podlink.store.operations import Operation, Shape
 from podlink.store.operations.base import command
-from podlink.store.outcomes import logger, outcome
+from podlink.store.outcomes import logger, outcome, unavailable
 
 Steps: TypeAlias = Generator[list[Operation[Any]], list[Any], Any]
 """Yields operations of one slot each, which have no order among them, and is sent their results, PodLinkErrors among
@@ -51,24 +51,79 @@ class Round(NamedTuple):
         asked: operations of one slot each, and the server that is about to take that slot over, where one is.
         moved: slots that have moved.
         pause_seconds: wait so long first, and ask for the cluster's map meanwhile; 0: don't.
+        ordered: a server has to run them in this order.
     """
 
     asked: Sequence[tuple[Operation[Any], AskError | None]]
     moved: Sequence[MovedError] = ()
     pause_seconds: float = 0.0
+    ordered: bool = False
 
+
+_Whose: TypeAlias = "tuple[str | None, str | None]"
+"""A namespace, and a uid or a service in it."""
 
 Rounds: TypeAlias = Generator[Round, list[Any], list[Any]]
 """Yields what to send, and is sent a result or PodLinkError for each; returns the same for what was to be run."""
 
 
-def rounds(many: Sequence[Operation[Any]], timeout_seconds: float) -> Rounds:
-    """Run operations side by side, each through the steps that it needs, wherever its slots are by now.
+def rounds(many: Sequence[Operation[Any]], timeout_seconds: float, *, ordered: bool = False) -> Rounds:
+    """Run operations, each through the steps that it needs, wherever its slots are by now.
 
     Args:
         many: operations of the executor.
         timeout_seconds: how long a step is sent elsewhere, or again, while a slot moves.
+        ordered: whether those of one uid, or of one service, keep their order.
     """
+    if not ordered:
+        return (yield from _side_by_side(many, timeout_seconds, ordered=False))
+    results: list[Any] = []
+    lost: dict[_Whose, RedisUnavailable] = {}
+    for wave in _waves(many):
+        answers = iter((yield from _side_by_side([o for o in wave if _whose(o) not in lost], timeout_seconds)))
+        for operation in wave:
+            whose = _whose(operation)
+            if whose in lost:
+                # Behind one whose fate is unknown, which may still be applied.
+                result = unavailable(operation.name, lost[whose].__cause__ or lost[whose], maybe_applied=False)
+            else:
+                result = next(answers)
+                if operation.uid and isinstance(result, RedisUnavailable) and not isinstance(result, NotReplicated):
+                    lost[whose] = result
+            results.append(result)
+    return results
+
+
+def _waves(many: Sequence[Operation[Any]]) -> Iterator[Sequence[Operation[Any]]]:
+    """Split operations where one has to wait until those before it are through with all of their steps.
+
+    Sent together, two of one uid would not keep their order: the first may take more steps, or be sent again, because
+    the server does not know its script or one of its keys has moved. What is asked of a service comes behind the links
+    whose loads are to be booked there.
+    """
+    wave: list[Operation[Any]] = []
+    uids: set[_Whose] = set()
+    linked: set[_Whose] = set()
+    for operation in many:
+        service = operation.shape.namespace, operation.shape.service
+        if _whose(operation) in uids if operation.uid else service in linked:
+            yield wave
+            wave = []
+            uids.clear()
+            linked.clear()
+        wave.append(operation)
+        if operation.uid:
+            uids.add(_whose(operation))
+            linked.add(service)
+    if wave:
+        yield wave
+
+
+def _whose(operation: Operation[Any]) -> _Whose:
+    return operation.shape.namespace, operation.uid or None
+
+
+def _side_by_side(many: Sequence[Operation[Any]], timeout_seconds: float, *, ordered: bool = True) -> Rounds:
     results: list[Any] = [None] * len(many)
     going: dict[int, tuple[Steps, list[Operation[Any]]]] = {}
 
@@ -83,14 +138,15 @@ def rounds(many: Sequence[Operation[Any]], timeout_seconds: float) -> Rounds:
         advance(slot, _steps(operation), None)
     while going:
         wanted = list(going.items())
-        answers = yield from _followed([operation for _, (_, asked) in wanted for operation in asked], timeout_seconds)
-        for slot, (talk, asked) in wanted:
-            own, answers = answers[: len(asked)], answers[len(asked) :]
+        asked = [operation for _, (_, step) in wanted for operation in step]
+        answers = yield from _followed(asked, timeout_seconds, ordered=ordered)
+        for slot, (talk, step) in wanted:
+            own, answers = answers[: len(step)], answers[len(step) :]
             advance(slot, talk, own)
     return results
 
 
-def _followed(many: Sequence[Operation[Any]], timeout_seconds: float) -> Rounds:
+def _followed(many: Sequence[Operation[Any]], timeout_seconds: float, *, ordered: bool) -> Rounds:
     """Send each operation again where a server said that it belongs elsewhere, which means that it has not run."""
     deadline = time.monotonic() + timeout_seconds
     results: list[Any] = [None] * len(many)
@@ -99,7 +155,7 @@ def _followed(many: Sequence[Operation[Any]], timeout_seconds: float) -> Rounds:
     pauses = _pauses()
     pause = 0.0
     while left and time.monotonic() + pause <= deadline:
-        answers = yield Round([(many[slot], ask) for slot, ask in left], moved, pause)
+        answers = yield Round([(many[slot], ask) for slot, ask in left], moved, pause, ordered)
         asked, left, moved, pause = left, [], [], 0.0
         for (slot, _), answer in zip(asked, answers, strict=True):
             results[slot] = answer
@@ -134,7 +190,9 @@ def _steps(operation: Operation[Any]) -> Steps:
 
 
 def _alone(operation: Operation[Any]) -> Steps:
-    (result,) = yield [operation] if operation.target else []
+    if not operation.target:
+        return outcome(operation, ())
+    (result,) = yield [operation]
     return result
 
 
@@ -158,6 +216,9 @@ def _compute(operation: Operation[Any]) -> Steps:
     shape = operation.shape
     service = (str(shape.namespace), str(shape.service))
     (linked,) = yield [operations.get_linked_pod(service[0], operation.uid, service[1])]
+    if isinstance(linked, ScriptError):
+        # It reads what the script reads first elsewhere, and its error is told as the script's.
+        return outcome(operation, linked.__cause__)
     if linked is not None:
         return linked
     (reserved,) = yield [operations.reserve_service_pod(*service)]

@@ -10,15 +10,18 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import AskError, RedisError
 
-from podlink.domain.errors import RedisUnavailable
+from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.store import cluster
 from podlink.store.mailbox import Mailbox
 from podlink.store.node import Connect
 from podlink.store.operations import Operation
-from podlink.store.outcomes import Lost, outcome, unavailable
+from podlink.store.outcomes import Lost, outcome, timeout_error, unavailable
 
 _FRESH_SECONDS: Final = 0.25
 """A map of a cluster that is so new is not asked for again."""
+
+_PATIENCE: Final = 1.05
+"""Of a call, in time-outs: one step that is late says itself whether it was sent."""
 
 
 class ClusterServers:
@@ -37,12 +40,38 @@ class ClusterServers:
         self._make = make
         self._timeout_seconds = timeout_seconds
         self._mailboxes: dict[str, Mailbox] = {}
+        self._running: set[asyncio.Task[list[Any]]] = set()
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = float("-inf")
 
-    async def run(self, many: Sequence[Operation[Any]]) -> list[Any]:
-        """Run operations; each has its own result, or PodLinkError, in its own place."""
-        talk = cluster.rounds(many, self._timeout_seconds)
+    async def run(self, many: Sequence[Operation[Any]], *, ordered: bool = False) -> list[Any]:
+        """Run operations; each has its own result, or PodLinkError, in its own place.
+
+        Without order, each goes through its steps by itself, so that a server that hangs holds up no other's. All go
+        through all of their steps, also when the caller is cancelled or does not wait any longer, so that a link that
+        was made is booked.
+
+        Args:
+            many: the operations.
+            ordered: whether those of one uid, or of one service, keep their order.
+        """
+        if not many:
+            return []
+        loop = asyncio.get_running_loop()
+        groups = [many] if ordered else [[operation] for operation in many]
+        tasks = [loop.create_task(self._run(group, ordered=ordered)) for group in groups]
+        self._running.update(tasks)
+        for task in tasks:
+            task.add_done_callback(self._running.discard)
+        await asyncio.wait(tasks, timeout=self._timeout_seconds * _PATIENCE)
+        late = Lost(timeout_error(self._timeout_seconds, sent=True), sent=True)
+        results: list[Any] = []
+        for task, group in zip(tasks, groups, strict=True):
+            results += task.result() if task.done() else [outcome(operation, late) for operation in group]
+        return results
+
+    async def _run(self, many: Sequence[Operation[Any]], *, ordered: bool) -> list[Any]:
+        talk = cluster.rounds(many, self._timeout_seconds, ordered=ordered)
         try:
             step = next(talk)
             while True:
@@ -51,7 +80,7 @@ class ClusterServers:
                 if step.pause_seconds:
                     self._refresh()
                     await asyncio.sleep(step.pause_seconds)
-                step = talk.send(await self._send(step.asked))
+                step = talk.send(await self._send(step))
         except StopIteration as end:
             results: list[Any] = end.value
             return results
@@ -75,6 +104,8 @@ class ClusterServers:
 
     async def aclose(self) -> None:
         """Wait for what is under way, and close all connections."""
+        if self._running:
+            await asyncio.wait(self._running)
         for mailbox in self._mailboxes.values():
             await mailbox.aclose()
         if self._asking is not None:
@@ -83,15 +114,39 @@ class ClusterServers:
         for nodes in ("nodes_cache", "startup_nodes"):
             await self._map.aclose(nodes)
 
-    async def _send(self, many: Sequence[tuple[Operation[Any], AskError | None]]) -> list[Any]:
+    async def _send(self, step: cluster.Round) -> list[Any]:
         try:
             await self._learn()
         except (RedisError, OSError) as error:
-            return [outcome(operation, Lost(error, sent=False)) for operation, _ in many]
-        answers = await asyncio.gather(*(self._post(operation, ask) for operation, ask in many), return_exceptions=True)
+            return [outcome(operation, Lost(error, sent=False)) for operation, _ in step.asked]
+        if step.ordered and len(step.asked) > 1:
+            answers = await self._post_in_order(step.asked)
+        else:
+            posted = [self._post(operation, ask) for operation, ask in step.asked]
+            answers = await asyncio.gather(*posted, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, PodLinkError):
+                raise answer  # an observer's, for example
         if any(isinstance(answer, RedisUnavailable) for answer in answers):
             # A server is away, and others may have its slots by now.
             self._refresh()
+        return answers
+
+    async def _post_in_order(self, many: Sequence[tuple[Operation[Any], AskError | None]]) -> list[Any]:
+        """Post what goes to one server as one pipeline."""
+        together: dict[Mailbox, list[tuple[int, Operation[Any]]]] = {}
+        for slot, (operation, ask) in enumerate(many):
+            host, port = (ask.host, int(ask.port)) if ask else self._owner(operation)
+            pipeline = together.setdefault(self._mailbox(host, port), [])
+            pipeline += [(slot, cluster.ASKING)] * (ask is not None) + [(slot, operation)]
+        posted = [
+            mailbox.post_together([operation for _, operation in pipeline]) for mailbox, pipeline in together.items()
+        ]
+        answers: list[Any] = [None] * len(many)
+        for pipeline, results in zip(together.values(), await asyncio.gather(*posted), strict=True):
+            # What ASKING was answered comes before what followed it.
+            for (slot, _), result in zip(pipeline, results, strict=True):
+                answers[slot] = result
         return answers
 
     async def _post(self, operation: Operation[Any], ask: AskError | None) -> Any:

@@ -210,7 +210,7 @@ class StatefulExecutor:
             return [outcome(operation, ()) for operation in many]
         if self._mailbox is not None:
             return await self._mailbox.post_together(many)
-        return await self._servers.run(many)
+        return await self._servers.run(many, ordered=True)
 
     async def nodes(self, *, anew: bool = False) -> list[str | None]:
         """Where keys are: the addresses of a cluster's primaries, for operations that name one; else just None.
