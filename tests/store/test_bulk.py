@@ -119,6 +119,7 @@ async def test_300_links_are_a_handful_of_script_calls(aexecutor: StatefulExecut
     assert wire.evalsha_calls() == 5
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="in a Cluster bulks are single calls too")
 async def test_single_calls_do_not_wait_for_ever_behind_bulks(aexecutor: StatefulExecutor) -> None:
     done = asyncio.Event()
 

@@ -19,7 +19,6 @@ from podlink.store.calls import conversation
 from podlink.store.mailbox import FLIGHTS
 from podlink.store.outcomes import Lost
 from sandbox.processes import until, until_async
-from sandbox.redis_cluster import ClusterSet
 from store.harness import (
     LINK,
     LINKS,
@@ -107,17 +106,13 @@ async def test_wrong_password_is_told_without_repeating_it(
     assert await connect(server.url).set_linked_pod(NS, UID, SVC, 1) is None
 
 
-async def test_key_of_the_wrong_type_names_the_script_and_changes_nothing(
-    executor: Awaited, raw: redis.Redis, server: Topology
-) -> None:
-    # In a Cluster a call that picks a pod looks for a link first.
-    computing = "GET" if isinstance(server, ClusterSet) else "statefulComputeLinkIfAbsent"
+async def test_key_of_the_wrong_type_names_the_script_and_changes_nothing(executor: Awaited, raw: redis.Redis) -> None:
     raw.rpush(LINK, "no string")
     for call, script in [
         (executor.set_linked_pod(NS, UID, SVC, 1), "statefulSetLink"),
         (executor.try_set_linked_pod(NS, UID, SVC, 1), "statefulTrySetLink"),
         (executor.set_linked_pod_if_absent(NS, UID, SVC, 1), "statefulSetLinkIfAbsent"),
-        (executor.compute_linked_pod_if_absent(NS, UID, SVC), computing),
+        (executor.compute_linked_pod_if_absent(NS, UID, SVC), "statefulComputeLinkIfAbsent"),
         (executor.remove_linked_pod(NS, UID, SVC), "statefulRemoveLink"),
         (executor.remove_linked_pod_with_id(NS, UID, SVC, 1), "statefulRemoveLinkWithId"),
         (executor.get_linked_pod_if_persist(NS, UID, SVC), "statefulGetLinkIfPersist"),

@@ -14,7 +14,14 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    RedisClusterException,
+    RedisError,
+    TryAgainError,
+)
 
 from podlink.domain import keys
 from podlink.domain.errors import NotReplicated, PodLinkError, RedisUnavailable, ScriptError
@@ -26,6 +33,9 @@ from podlink.store.outcomes import logger, outcome, unavailable
 Steps: TypeAlias = Generator[list[Operation[Any]], list[Any], Any]
 """Yields operations of one slot each, which have no order among them, and is sent their results, PodLinkErrors among
 them; returns a result or a PodLinkError."""
+
+UNREACHABLE: Final = (RedisError, RedisClusterException, OSError)
+"""What redis-py raises where a cluster's map cannot be had; the second is no RedisError."""
 
 ASKING: Final = command("asking", "ASKING", lambda _: True)
 """Sent ahead of an operation to a server that is about to take its slot over."""

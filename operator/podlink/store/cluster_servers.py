@@ -8,7 +8,7 @@ from typing import Any, Final
 from redis.asyncio import RedisCluster
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, RedisError
+from redis.exceptions import AskError
 
 from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.store import cluster
@@ -98,7 +98,7 @@ class ClusterServers:
             self._asked_at = float("-inf")
         try:
             await (asyncio.shield(self._refresh()) if anew else self._learn())
-        except (RedisError, OSError) as error:
+        except cluster.UNREACHABLE as error:
             raise unavailable("nodes", error, maybe_applied=False) from error
         return [node.name for node in self._client.get_primaries()]
 
@@ -117,10 +117,16 @@ class ClusterServers:
     async def _send(self, step: cluster.Round) -> list[Any]:
         try:
             await self._learn()
-        except (RedisError, OSError) as error:
+        except cluster.UNREACHABLE as error:
             return [outcome(operation, Lost(error, sent=False)) for operation, _ in step.asked]
         if step.ordered and len(step.asked) > 1:
             answers = await self._post_in_order(step.asked)
+        elif len(step.asked) == 1:
+            # As most are; to gather costs as much as to post.
+            try:
+                answers = [await self._post(*step.asked[0])]
+            except PodLinkError as error:
+                answers = [error]
         else:
             posted = [self._post(operation, ask) for operation, ask in step.asked]
             answers = await asyncio.gather(*posted, return_exceptions=True)
@@ -181,7 +187,8 @@ class ClusterServers:
     def _refresh(self) -> "asyncio.Task[None]":
         """Ask for the cluster's map in the background, unless that was done a moment ago."""
         now = time.monotonic()
-        if self._asking is None or (self._asking.done() and now - self._asked_at > _FRESH_SECONDS):
+        asking = self._asking
+        if asking is None or asking.cancelled() or (asking.done() and now - self._asked_at > _FRESH_SECONDS):
             self._asked_at = now
             self._asking = asyncio.get_running_loop().create_task(self._ask())
             self._asking.add_done_callback(_heard)
