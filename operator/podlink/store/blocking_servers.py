@@ -193,6 +193,8 @@ class ClusterServers:
         Raises:
             RedisUnavailable: no server of the cluster could be asked.
         """
+        if anew:
+            self._asked_at = float("-inf")
         try:
             return [node.name for node in self._map(anew=anew).get_primaries()]
         except cluster.UNREACHABLE as error:

@@ -94,6 +94,8 @@ class ClusterServers:
         Raises:
             RedisUnavailable: no server of the cluster could be asked.
         """
+        if anew:
+            self._asked_at = float("-inf")
         try:
             await (asyncio.shield(self._refresh()) if anew else self._learn())
         except cluster.UNREACHABLE as error:
