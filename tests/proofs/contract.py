@@ -190,7 +190,7 @@ class Model:
         """Everything that has to be in Redis, and nothing else may be."""
         return dict(self._facts())
 
-    def _facts(self) -> Iterator[tuple[tuple[str, str], tuple[str, float | None]]]:
+    def _facts(self) -> Iterator[tuple[tuple[str, str], tuple[str, float | None]]]:  # noqa: C901, PLR0912 - a clause a key
         for name, link in self.links.items():
             left = self._left(link.ends)
             yield (name.key, ""), (str(link.pod), left)

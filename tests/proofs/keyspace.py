@@ -1,9 +1,9 @@
 """What is in Redis, key by key, and a way to let time pass for it.
 
 Time passes by moving every instant that is stored nearer by so many seconds: the ends of strings, of hashes, of single
-fields, and those in the sorted sets of ends. That is as good as waiting, because neither the scripts nor the server know
-any instant but these and the present, and they do nothing with them but compare them with the present. What they compare
-is the same, whether the present moves on or the instants move back. `test_model` holds it against real waiting.
+fields, and those in the sorted sets of ends. That is as good as waiting, because neither the scripts nor the server
+know any instant but these and the present, and they do nothing with them but compare them with the present. What they
+compare is the same, whether the present moves on or the instants move back. `test_model` holds it against real waiting.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ class Keyspace:
     """Everything in Redis at one moment.
 
     Attributes:
-        facts: what is there, in the words of the contract. A temporary link that has ended is a load until somebody looks
-            at its service; that is settled here, so loads are as the next look will find them.
+        facts: what is there, in the words of the contract. A temporary link that has ended is a load until somebody
+            looks at its service; that is settled here, so loads are as the next look will find them.
         problems: what no moment may show: loads that are no numbers above 0, ends of one link that differ.
     """
 

@@ -21,11 +21,10 @@ from proofs.contract import BULKS, FOREVER, Call, Model, explanations
 from proofs.keyspace import Keyspace, differences, pass_time
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
 
     import redis
 
-    from store.harness import Topology
 
 STEPS = 30
 
