@@ -1,7 +1,7 @@
 """Whatever is passed is refused with a clear error before any I/O, or stored and read back exactly.
 
-That nothing was sent shows at an address where nobody listens: what is refused raises `InvalidArgument`, and what is not
-raises `RedisUnavailable`.
+That nothing was sent shows at an address where nobody listens: what is refused raises `InvalidArgument`, and what is
+not raises `RedisUnavailable`.
 """
 
 from __future__ import annotations
