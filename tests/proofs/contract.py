@@ -147,7 +147,7 @@ class Model:
         self.any_ready = False
         self._told: Any = None
 
-    def after(self, call: Call, told: Any) -> Self | None:
+    def after(self, call: Call, told: Any) -> Model | None:
         """The model behind a call that returned `told`; None when the contract does not allow that."""
         if call.method in BULKS:
             # Each link is atomic, all of them together are not: any order of them will do.
@@ -188,9 +188,9 @@ class Model:
 
     def facts(self) -> Facts:
         """Everything that has to be in Redis, and nothing else may be."""
-        return dict(self._facts())
+        return dict((*self._link_facts(), *self._state_facts()))
 
-    def _facts(self) -> Iterator[tuple[tuple[str, str], tuple[str, float | None]]]:  # noqa: C901, PLR0912 - a clause a key
+    def _link_facts(self) -> Iterator[tuple[tuple[str, str], tuple[str, float | None]]]:
         for name, link in self.links.items():
             left = self._left(link.ends)
             yield (name.key, ""), (str(link.pod), left)
@@ -204,6 +204,8 @@ class Model:
         for service in {ServiceName(name.namespace, name.service) for name in self.links}:
             for pod, links in self.loads(service).items():
                 yield (service.state_key + "load", str(pod)), (str(links), None)
+
+    def _state_facts(self) -> Iterator[tuple[tuple[str, str], tuple[str, float | None]]]:
         for service, states in self.states.items():
             for pod, state in states.items():
                 yield (service.state_key, str(pod)), (state, None)

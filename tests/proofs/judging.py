@@ -167,7 +167,7 @@ def _run(tree: Path, log: Path, tests: Sequence[str], only: str) -> None:
         del sys.modules[name]
     sys.path.insert(0, str(tree / "operator"))
     plugins = ["-p", "pytest_asyncio.plugin", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
-    ended = pytest.main(["-x", "-q", "--tb=no", "--assert=plain", "-k", only, *plugins, *tests])
+    ended = pytest.main(["-x", "-q", "--tb=no", "--assert=plain", "-k", only, "--timeout=60", *plugins, *tests])
     podlink = importlib.import_module("podlink").__file__ or ""
     if not Path(podlink).is_relative_to(tree):
         raise RuntimeError(f"the tests ran on {podlink}, not on the mutant")

@@ -166,7 +166,7 @@ def _settling(script: str) -> Iterator[Mutant]:
     yield Mutant(script, "redis.call('HDEL', load, its_pod)", "", "keeps a load of zero")
 
 
-def _all() -> Iterator[Mutant]:  # noqa: PLR0915 - a list, script by script
+def _links() -> Iterator[Mutant]:
     yield from _linking("statefulSetLink")
     yield from _replacing("statefulSetLink")
     yield from _writing_after_reading("statefulSetLink")
@@ -212,6 +212,8 @@ def _all() -> Iterator[Mutant]:  # noqa: PLR0915 - a list, script by script
     yield Mutant(name, "previous ~= pod", "previous < pod", "removes the links to lower pods")
     yield from _booking(name)
 
+
+def _reads_and_picks() -> Iterator[Mutant]:
     name = "statefulGetLinkIfPersist"
     yield Mutant(name, " and redis.call('PTTL', KEYS[1]) == -1", "", "tells of temporary links")
     yield Mutant(name, "== -1", "~= -1", "tells of temporary links alone")
@@ -238,8 +240,8 @@ def _all() -> Iterator[Mutant]:  # noqa: PLR0915 - a list, script by script
     yield Mutant(name, "KEYS[2] or KEYS[1]", "KEYS[1]", "does not know the form with two keys", WIRE)
     yield Mutant(name, "gone[#gone + 1] = fields[i]", "gone = fields", "prunes what lives", LISTED)
 
-    yield from _states("statefulSetState")
 
+def _services() -> Iterator[Mutant]:
     name = "statefulGetServicePod"
     yield from _picking(name)
     yield from _settling(name)
@@ -304,7 +306,6 @@ def _python() -> Iterator[Mutant]:
     yield Mutant(batch, "KEYS[keys_before + i]", "KEYS[i]", "gives a run the keys of the first", whole)
     yield Mutant(batch, "args[before + own + i] =", "args[before + i] =", "mixes up arguments", merging)
     yield Mutant(batch, "keys_before = keys_before + tonumber(key_count)", "", "forgets whose keys are whose", whole)
-    yield Mutant(batch, "done = done + 1", "done = 1", "keeps the last reply alone", merging)
 
     cluster = "operator/podlink/store/cluster.py"
     settled = "yield from _settle(operation, given=given, temporary=temporary, taken=taken, ends=ends)"
@@ -344,4 +345,4 @@ def _python() -> Iterator[Mutant]:
     yield Mutant(keys, ordinal, "not 0 <= value <= LAST_POD_ID", "takes True for a pod", refused, "ordinal")
 
 
-MUTANTS: Final = (*_all(), *_python())
+MUTANTS: Final = (*_links(), *_reads_and_picks(), *_services(), *_states("statefulSetState"), *_python())

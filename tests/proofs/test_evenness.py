@@ -1,8 +1,8 @@
 """10,000 picks over ten pods differ by at most one a pod, whoever makes them, when nobody crashes in between.
 
 On a Cluster too, for a pick is one step on the service's slot, and what it reserves becomes the link. Only where
-several callers pick for one and the same uid at once, the losers' reservations may turn away others until they are
-given back.
+several callers pick for one and the same uid at once, the losers' reservations may turn away others until they are given
+back.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PICKS = 10_000
 PICKS_ON_A_CLUSTER = 2_000
 """Of single calls, which take three round trips each there."""
 TASKS = 250
-PROCESSES = 4
+PROCESSES = 3
 
 
 def assert_even(raw: redis.Redis, picks: Counter[int | None], wanted: int) -> None:
