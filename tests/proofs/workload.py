@@ -11,13 +11,16 @@ and a linearizable register forbids.
 from __future__ import annotations
 
 import asyncio
+import functools
 import inspect
 import multiprocessing
 import random
 import time
 import traceback
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, Self, TypeAlias, cast
 
 from podlink import PartialFailure, PodLinkError, RedisUnavailable, StatefulExecutor, sync
 from podlink.store.operations import links
@@ -25,12 +28,13 @@ from proofs.linearizability import Call
 from proofs.register import LONG_SECONDS, Asked, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from multiprocessing.connection import Connection
 
     from podlink.store.operations import Operation
 
 Executor: TypeAlias = StatefulExecutor | sync.StatefulExecutor
+Maker: TypeAlias = Callable[[], Executor]
 Form: TypeAlias = Literal["single", "bulk", "pipeline"]
 
 NAMESPACE: Final = "games"
@@ -64,8 +68,9 @@ _WEIGHTS: Final[Mapping[Kind, int]] = {
     "remove_linked_pod": 2,
     "remove_linked_pod_with_id": 3,
 }
-_START_SECONDS: Final = 60
 _PATIENCE_SECONDS: Final = 120
+_HEARD_NANOSECONDS: Final = 3_000_000
+"""Until all clients have heard of a plan."""
 
 
 class Plan(NamedTuple):
@@ -274,25 +279,23 @@ class Team:
     """Processes full of clients, which wait for plans. Leaving the block ends them.
 
     Args:
-        makers: for each process, what makes its executor; to be found by name from another process.
+        processes: how many.
         clients: of each process.
     """
 
-    def __init__(self, makers: Sequence[Callable[[], Executor]], clients: int = 4) -> None:
+    def __init__(self, processes: int = 3, clients: int = 4) -> None:
         context = multiprocessing.get_context("spawn")
         self._ends: list[Connection] = []
         self._processes = []
-        for number, make in enumerate(makers):
+        for number in range(processes):
             ours, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(theirs, make, number, clients), daemon=True)
+            process = context.Process(target=_work, args=(theirs, number, clients), daemon=True)
             process.start()
             theirs.close()
             self._ends.append(ours)
             self._processes.append(process)
 
     def __enter__(self) -> Self:
-        for end in self._ends:
-            self._receive(end, _START_SECONDS)
         return self
 
     def __exit__(self, *_exc_info: object) -> None:
@@ -305,10 +308,19 @@ class Team:
                 process.join()
             process.close()
 
+    def equip(self, makers: Sequence[Maker]) -> None:
+        """Give each process another executor, of what makes it: importable, as another process has to find it.
+
+        Raises:
+            RuntimeError: a process failed; the text holds its traceback.
+        """
+        for end, make in zip(self._ends, makers, strict=True):
+            end.send(make)
+        self._answers()
+
     def begin(self, plan: Plan) -> None:
         """Have every client begin a plan at the same time."""
-        # Long enough for all of them to hear of it.
-        plan = plan._replace(begin_at=time.monotonic_ns() + 3_000_000)
+        plan = plan._replace(begin_at=time.monotonic_ns() + _HEARD_NANOSECONDS)
         for end in self._ends:
             end.send(plan)
 
@@ -318,51 +330,59 @@ class Team:
         Raises:
             RuntimeError: a process failed; the text holds its traceback.
         """
-        return [self._receive(end, _PATIENCE_SECONDS) for end in self._ends]
+        return self._answers()
 
-    def _receive(self, end: Connection, seconds: float) -> Any:
-        if not end.poll(seconds):
-            raise RuntimeError(f"a process of clients said nothing for {seconds} s")
-        answer = end.recv()
-        if isinstance(answer, str):
-            raise RuntimeError(f"a process of clients failed\n{answer}")
-        return answer
-
-
-def _work(end: Connection, make: Callable[[], Executor], number: int, clients: int) -> None:
-    """A process of clients: say that it is there, then do plan after plan until nobody asks for more."""
-    try:
-        executor = make()
-        if isinstance(executor, StatefulExecutor):
-            asyncio.run(_work_in_tasks(end, executor, number, clients))
-        else:
-            _work_in_threads(end, executor, number, clients)
-    except EOFError:
-        pass
-    except Exception:  # noqa: BLE001 - the one that waits has to know
-        end.send(traceback.format_exc())
+    def _answers(self) -> list[Any]:
+        answers = []
+        for end in self._ends:
+            if not end.poll(_PATIENCE_SECONDS):
+                raise RuntimeError(f"a process of clients said nothing for {_PATIENCE_SECONDS} s")
+            answers.append(end.recv())
+        for answer in answers:
+            if isinstance(answer, str):
+                raise RuntimeError(f"a process of clients failed\n{answer}")  # noqa: TRY004 - it is a traceback
+        return answers
 
 
-async def _work_in_tasks(end: Connection, executor: StatefulExecutor, number: int, count: int) -> None:
-    async with executor:
-        end.send(Record([], 0))
+def _work(end: Connection, number: int, clients: int) -> None:
+    """A process of clients: do plan after plan, with an executor until there is to be another, until nobody is left."""
+    with suppress(EOFError):
+        told: Maker | Plan = end.recv()
         while True:
-            plan: Plan = await asyncio.to_thread(end.recv)
+            if isinstance(told, Plan):
+                raise TypeError("a plan came before anything to carry it out with")
+            try:
+                executor = told()
+                end.send(Record([], 0))
+                if isinstance(executor, StatefulExecutor):
+                    told = asyncio.run(_work_in_tasks(end, executor, number, clients))
+                else:
+                    told = _work_in_threads(end, executor, number, clients)
+            except EOFError:
+                raise
+            except Exception:  # noqa: BLE001 - the one that waits has to know
+                end.send(traceback.format_exc())
+                told = end.recv()
+
+
+async def _work_in_tasks(end: Connection, executor: StatefulExecutor, number: int, count: int) -> Maker:
+    async with executor:
+        while isinstance(plan := await asyncio.to_thread(end.recv), Plan):
             clients = _clients(plan, number, count, "task")
             await asyncio.sleep(_seconds_until(plan.begin_at))
-            await asyncio.gather(*(_do_in_task(executor, plan, client) for client in clients))
+            await asyncio.gather(*[_do_in_task(executor, plan, client) for client in clients])
             end.send(_record(clients))
+        return cast("Maker", plan)
 
 
-def _work_in_threads(end: Connection, executor: sync.StatefulExecutor, number: int, count: int) -> None:
+def _work_in_threads(end: Connection, executor: sync.StatefulExecutor, number: int, count: int) -> Maker:
     with executor, ThreadPoolExecutor(count) as threads:
-        end.send(Record([], 0))
-        while True:
-            plan: Plan = end.recv()
+        while isinstance(plan := end.recv(), Plan):
             clients = _clients(plan, number, count, "thread")
             time.sleep(_seconds_until(plan.begin_at))
-            list(threads.map(lambda client: _do_in_thread(executor, plan, client), clients))
+            list(threads.map(functools.partial(_do_in_thread, executor, plan), clients))
             end.send(_record(clients))
+        return cast("Maker", plan)
 
 
 async def _do_in_task(executor: StatefulExecutor, plan: Plan, client: Client) -> None:

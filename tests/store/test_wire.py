@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING
 
 import pytest
 from redis.exceptions import ResponseError
 
-from podlink.store import scripts
+from podlink.store import operations, scripts
 from sandbox.processes import until_async
-from store.harness import LINK, LINKS, NS, ONE_PRIMARY, STATE, SVC, UID, Awaited, Wire
+from store.harness import LINK, LINKS, LOAD, NS, ONE_PRIMARY, STATE, SVC, UID, VERSIONS, WORKLOAD, Awaited, Wire
 
 if TYPE_CHECKING:
     import redis
@@ -100,6 +101,108 @@ async def test_compute_derives_the_services_keys(wire: Wire, executor: Awaited) 
 def test_compute_refuses_a_hash_it_cannot_derive_from(wire: Wire) -> None:
     with pytest.raises(ResponseError, match="is not the hash of a uid"):
         wire("statefulComputeLinkIfAbsent", ["a", "b"], SVC, -1)
+
+
+def test_set_state(wire: Wire) -> None:
+    assert wire("statefulSetState", [STATE], 0, "Ready") == 1
+    assert wire("statefulSetState", [STATE], 1, "Pending", 9) == 1
+    assert wire("statefulSetState", [STATE], 1, "Ready", "10") == 1
+    assert wire("statefulSetState", [STATE], 1, "Pending", 9) == 0
+    assert wire.redis.hgetall(STATE) == {"0": "Ready", "1": "Ready"}
+    assert wire.redis.hgetall(VERSIONS) == {"1": "10"}
+    assert wire("statefulSetState", [STATE], 0, "") == 1
+    assert wire.redis.hgetall(STATE) == {"1": "Ready"}
+
+
+def test_get_service_pod(wire: Wire) -> None:
+    assert wire("statefulGetServicePod", [STATE]) == -1
+    wire.redis.hset(STATE, mapping={"0": "Ready", "1": "Draining"})
+    assert wire("statefulGetServicePod", [STATE]) == "0"
+    assert wire.loads() == {"0": "1"}
+    assert wire("statefulGetServicePod", [STATE], 0) == "0"
+    assert wire("statefulGetServicePod", [STATE], 0) == -1
+    assert wire.loads() == {}
+
+
+def test_get_service(wire: Wire) -> None:
+    assert wire("statefulGetService", [STATE]) == [[], []]
+    wire.redis.hset(STATE, "0", "Ready")
+    wire.redis.hset(LOAD, "0", "3")
+    assert wire("statefulGetService", [STATE]) == [["0", "Ready"], ["0", "3"]]
+
+
+SHORTEST = {
+    "statefulSetLink": (BOTH, [SVC, 1, -1]),
+    "statefulTrySetLink": (BOTH, [SVC, 1, -1]),
+    "statefulSetLinkIfAbsent": (BOTH, [SVC, 1, -1]),
+    "statefulRemoveLink": (BOTH, [SVC, 0]),
+    "statefulRemoveLinkWithId": (BOTH, [SVC, 1, 0]),
+    "statefulGetLinkIfPersist": (BOTH, []),
+    "statefulComputeLinkIfAbsent": (BOTH, [SVC, -1]),
+    "statefulGetLinkService": (BOTH, []),
+    "statefulSetState": ([STATE], [1, "Ready", ""]),
+    "statefulGetServicePod": ([STATE], []),
+    "statefulGetService": ([STATE], []),
+}
+"""What a client has to send at least."""
+
+
+@pytest.mark.only_on(*ONE_PRIMARY, reason="compute derives keys of two slots of a Cluster")
+@pytest.mark.parametrize("name", SHORTEST)
+async def test_shortest_form_finds_and_leaves_what_ours_does(wire: Wire, executor: Awaited, name: str) -> None:
+    """On a link and a state that we wrote, every script finds, and does, what it does when we call it ourselves."""
+    ours = {
+        "statefulSetLink": lambda: executor.set_linked_pod(NS, UID, SVC, 1),
+        "statefulTrySetLink": lambda: executor.try_set_linked_pod(NS, UID, SVC, 1),
+        "statefulSetLinkIfAbsent": lambda: executor.set_linked_pod_if_absent(NS, UID, SVC, 1),
+        "statefulRemoveLink": lambda: executor.remove_linked_pod(NS, UID, SVC),
+        "statefulRemoveLinkWithId": lambda: executor.remove_linked_pod_with_id(NS, UID, SVC, 1),
+        "statefulGetLinkIfPersist": lambda: executor.get_linked_pod_if_persist(NS, UID, SVC),
+        "statefulComputeLinkIfAbsent": lambda: executor.compute_linked_pod_if_absent(NS, UID, SVC),
+        "statefulGetLinkService": lambda: executor.get_linked_services(NS, UID),
+        "statefulSetState": lambda: executor.set_service_state(NS, SVC, 1, "Ready"),
+        "statefulGetServicePod": lambda: executor.run(operations.reserve_service_pod(NS, SVC)),
+        "statefulGetService": lambda: executor.get_service(NS, SVC),
+    }
+    assert set(ours) == set(SHORTEST) == {script.name for script in scripts.ALL}
+    left = []
+    for call in (ours[name], lambda: asyncio.to_thread(wire, name, SHORTEST[name][0], *SHORTEST[name][1])):
+        wire.redis.flushall()
+        await executor.set_linked_pod(NS, UID, SVC, 0)
+        await executor.set_service_state(NS, SVC, 1, "Ready")
+        assert await call() not in (None, {})
+        left.append([wire.redis.get(LINK), *map(wire.redis.hgetall, (LINKS, STATE, VERSIONS))])
+    assert left[0] == left[1]
+
+
+async def test_plain_commands_read_what_we_write(wire: Wire, executor: Awaited) -> None:
+    await executor.set_service_state(NS, SVC, 0, "Ready", version=7)
+    await executor.set_workload_state(NS, SVC, "Available", version=7)
+    await executor.set_linked_pod(NS, UID, SVC, 0)
+    await executor.set_linked_pod(NS, UID, "arena", 2, persist_seconds=60)
+    assert wire.redis.hgetall(STATE) == {"0": "Ready"}
+    assert wire.redis.get(WORKLOAD) == "Available"
+    assert wire.redis.mget(LINK, "sf:{games:lk:player-42}arena") == ["0", "2"]
+    assert wire.redis.hgetall(LINKS) == {SVC: "0", "arena": "2"}
+    assert wire.redis.ttl("sf:{games:lk:player-42}arena") > 0
+
+
+async def test_we_read_what_plain_commands_write(wire: Wire, executor: Awaited) -> None:
+    wire.redis.hset(STATE, mapping={"0": "Ready", "3": "Draining"})
+    wire.redis.set(WORKLOAD, "Degraded")
+    wire.redis.set(LINK, "3")
+    wire.redis.hset(LINKS, SVC, "3")
+    assert await executor.get_service_state(NS, SVC) == {0: "Ready", 3: "Draining"}
+    assert await executor.get_workload_states(NS, [SVC]) == {SVC: "Degraded"}
+    assert await executor.get_linked_pods(NS, [UID, "nobody"], SVC) == {3: [UID]}
+    assert await executor.get_linked_pod_if_persist(NS, UID, SVC) == 3
+    assert await executor.get_linked_services(NS, UID) == {SVC: 3}
+    assert await executor.try_set_linked_pod(NS, UID, SVC, 0) == (False, 3)
+    assert await executor.compute_linked_pod_if_absent(NS, UID, SVC) == 3
+    # What they write has no version, so one of ours passes.
+    assert await executor.set_service_state(NS, SVC, 0, "NotReady", version=1) is True
+    assert await executor.remove_linked_pod_with_id(NS, UID, SVC, 3) is True
+    assert wire.redis.exists(LINK, LINKS) == 0
 
 
 async def test_both_see_each_others_links(wire: Wire, executor: Awaited) -> None:

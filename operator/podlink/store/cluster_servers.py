@@ -190,9 +190,9 @@ class ClusterServers:
         asking = self._asking
         if asking is None or asking.cancelled() or (asking.done() and now - self._asked_at > _FRESH_SECONDS):
             self._asked_at = now
-            self._asking = asyncio.get_running_loop().create_task(self._ask())
-            self._asking.add_done_callback(_heard)
-        return self._asking
+            asking = self._asking = asyncio.get_running_loop().create_task(self._ask())
+            asking.add_done_callback(_heard)
+        return asking
 
     async def _ask(self) -> None:
         async with asyncio.timeout(self._timeout_seconds):

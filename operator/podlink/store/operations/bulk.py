@@ -75,7 +75,7 @@ def try_set_linked_pods(
         PartialFailure: some calls were answered, and some were not.
     """
     shape = links.try_set_shape(namespace, service, persist_seconds)
-    theirs = dict(_checked(expected or {}, "expected"))
+    theirs = dict(_checked({} if expected is None else expected, "expected"))
     return _by_uid([Operation(shape, uid, (pod, persist_seconds, theirs.get(uid, ""))) for uid, pod in _checked(pods)])
 
 
