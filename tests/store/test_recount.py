@@ -472,6 +472,20 @@ async def test_a_link_that_is_replaced_just_before_its_stray_member_goes(
     assert wrong(server) == []
 
 
+async def test_a_link_that_came_and_ended_unseen_is_not_taken_off_twice(meddled: Meddled, wire: Wire) -> None:
+    await meddled.set_linked_pod(NS, UID, SVC, 1)
+
+    def happens() -> None:
+        wire.redis.zadd(EXPIRY, {f"1 {keys.link_key(NS, 'short', SVC)}": 1})
+        wire.redis.hincrby(LOAD, "1", 1)
+
+    meddled.before, meddled.happens = "read_loads", happens
+    done = await recounted(meddled)
+    assert meddled.before == ""
+    assert (done.loads, done.members) == ((), 0)
+    assert wire.loads() == {"1": "1"}
+
+
 async def test_many_links_that_ended_are_no_error(aexecutor: StatefulExecutor, raw: redis.Redis) -> None:
     raw.hset(LOAD, "0", "2501")
     raw.zadd(EXPIRY, {f"0 sf:{{games:lk:u{number}}}lobby": 1 for number in range(2500)})
