@@ -1,8 +1,8 @@
 """10,000 picks over ten pods differ by at most one a pod, whoever makes them, when nobody crashes in between.
 
 On a Cluster too, for a pick is one step on the service's slot, and what it reserves becomes the link. Only where
-several callers pick for one and the same uid at once, the losers' reservations may turn away others until they are given
-back.
+several callers pick for one and the same uid at once, the losers' reservations may turn away others until they are
+given back.
 """
 
 from __future__ import annotations
