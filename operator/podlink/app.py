@@ -17,6 +17,7 @@ from podlink.controller.intake import Intake
 from podlink.controller.monitor import RedisMonitor
 from podlink.controller.overlaps import tell_overlaps
 from podlink.controller.reconciler import Reconciler
+from podlink.controller.recounter import Recounter
 from podlink.controller.state_writer import StateWriter
 from podlink.controller.sweep import Sweeper
 from podlink.domain.errors import PodLinkError
@@ -45,6 +46,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """Empty: all namespaces."""
     pod_selector: str
     resync_seconds: float
+    recount_seconds: float
+    """0: loads are never recounted."""
     http_port: int
 
 
@@ -85,6 +88,13 @@ class Operator:
             reconciler=self.reconciler,
             metrics=metrics,
         )
+        self._recounter = Recounter(
+            namespaces=config.namespaces,
+            period_seconds=config.recount_seconds,
+            executor=executor,
+            monitor=self.monitor,
+            metrics=metrics,
+        )
         self.watches = WatchRunner(
             intake, namespaces=config.namespaces, pod_selector=config.pod_selector, on_restart=self._watches_restarted
         )
@@ -107,6 +117,7 @@ class Operator:
                     self._recorder.run(),
                     self._after_first_sweep(self.watches.run),
                     self._after_first_sweep(self.reconciler.run),
+                    self._after_first_sweep(self._recounter.run),
                 )
             ]
             await stop.wait()

@@ -100,6 +100,15 @@ def cli() -> None:
     help="How often the cluster is compared with Redis.",
 )
 @click.option(
+    "--recount-seconds",
+    envvar="PODLINK_RECOUNT_SECONDS",
+    type=click.IntRange(min=0, max=604800),
+    default=3600,
+    show_default=True,
+    show_envvar=True,
+    help="How long after one recount of the pods' loads the next begins. 0: never.",
+)
+@click.option(
     "--http-port",
     envvar="PODLINK_HTTP_PORT",
     type=click.IntRange(0, 65535),
@@ -130,6 +139,7 @@ def run(
     namespaces: tuple[str, ...],
     pod_selector: str,
     resync_seconds: int,
+    recount_seconds: int,
     http_port: int,
     data_dir: Path,
     log_format: Any,
@@ -142,6 +152,7 @@ def run(
         namespaces=namespaces,
         pod_selector=pod_selector,
         resync_seconds=resync_seconds,
+        recount_seconds=recount_seconds,
         http_port=http_port,
     )
     asyncio.run(app.run(config))

@@ -40,6 +40,13 @@ class Metrics:
         self.queue = Gauge("podlink_queue_length", "PodLinks that wait to be looked at.", registry=r)
         self.sweeps = Histogram("podlink_sweep_seconds", "Sweeps, by what caused them.", ["cause"], registry=r)
         self.repairs = Counter("podlink_sweep_repairs", "What the sweep found wrong.", ["kind"], registry=r)
+        self.recounts = Histogram("podlink_recount_seconds", "Recounts of loads.", registry=r)
+        self.recount_repairs = Counter(
+            "podlink_recount_repairs",
+            "What the recount repaired: loads of pods, units that temporary links hold.",
+            ["kind"],
+            registry=r,
+        )
         self.overlaps = Gauge(
             "podlink_overlapping_workloads", "StatefulSets that write nothing: an older one has their ids.", registry=r
         )

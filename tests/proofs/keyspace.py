@@ -1,10 +1,9 @@
 """What is in Redis, key by key, and a way to let time pass for it.
 
-Time passes by moving every instant that is stored nearer by so many seconds: the ends of strings, of hashes, of
-single fields, and those in the sorted sets of ends. That is as good as waiting, because neither the scripts nor the
-server know any instant but these and the present, and they do nothing with them but compare them with the present.
-What they compare is the same, whether the present moves on or the instants move back. `test_model` holds it against
-real waiting.
+Time passes by moving every instant that is stored nearer by so many seconds: the ends of strings, of hashes, of single
+fields, and those in the sorted sets of ends. That is as good as waiting, because neither the scripts nor the server
+know any instant but these and the present, and they do nothing with them but compare them with the present. What they
+compare is the same, whether the present moves on or the instants move back. `test_model` holds it against real waiting.
 """
 
 from __future__ import annotations

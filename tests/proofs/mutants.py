@@ -315,9 +315,14 @@ def _python() -> Iterator[Mutant]:
     linking = "attempt = operations.set_linked_pod_if_absent("
     overwriting = "attempt = operations.set_linked_pod("
     yield Mutant(cluster, linking, overwriting, "links what is linked meanwhile", PICKS, "cluster and one_winner")
-    waves = "_waves(many) if ordered else (many,)"
+    waves = "for wave in _waves(many):"
     yield Mutant(
-        cluster, waves, "(many,)", "lets a read overtake a pick", ("tests/store/test_pipelines.py",), "cluster"
+        cluster,
+        waves,
+        "for wave in (many,):",
+        "lets a read overtake a pick",
+        ("tests/store/test_pipelines.py",),
+        "cluster",
     )
 
     cache = "operator/podlink/store/cache.py"

@@ -41,7 +41,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     marker = metafunc.definition.get_closest_marker("only_on")
     chosen = ALL_TOPOLOGIES
     if marker:
-        if not marker.kwargs.get("reason") or not set(marker.args) < set(ALL_TOPOLOGIES):
+        if not marker.kwargs.get("reason") or not set(marker.args) <= set(ALL_TOPOLOGIES):
             pytest.fail(f"{metafunc.definition.nodeid}: only_on needs some of {ALL_TOPOLOGIES}, and a reason")
         chosen = marker.args
     metafunc.parametrize("server", chosen, indirect=True, scope="session")

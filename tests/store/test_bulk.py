@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from podlink import InvalidArgument, PartialFailure, RedisUnavailable, ScriptError, StatefulExecutor
-from store.harness import LOAD, NS, SVC, Awaited, Wire
+from store.harness import LOAD, NS, ONE_PRIMARY, SVC, Awaited, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -111,6 +111,7 @@ async def test_when_all_fail_alike_one_error_speaks_for_all(own_server: Callable
         assert error.value.maybe_applied is False
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="in a Cluster each call goes to the server of its uid")
 async def test_300_links_are_a_handful_of_script_calls(aexecutor: StatefulExecutor, wire: Wire) -> None:
     await aexecutor.set_linked_pods(NS, {"first": 1, "second": 1}, SVC)
     wire.redis.config_resetstat()
@@ -118,6 +119,7 @@ async def test_300_links_are_a_handful_of_script_calls(aexecutor: StatefulExecut
     assert wire.evalsha_calls() == 5
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="in a Cluster bulks are single calls too")
 async def test_single_calls_do_not_wait_for_ever_behind_bulks(aexecutor: StatefulExecutor) -> None:
     done = asyncio.Event()
 

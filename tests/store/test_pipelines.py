@@ -10,7 +10,7 @@ from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from podlink import PodLinkError, RedisUnavailable, ScriptError, Service
 from podlink.store import operations, scripts
-from podlink.store.calls import conversation
+from podlink.store.calls import Manner, conversation
 from podlink.store.operations.base import command
 from store.harness import LINK, LINKS, LOAD, NS, ONE_PRIMARY, SVC, UID, Awaited, Wire
 
@@ -122,12 +122,26 @@ def test_only_what_failed_with_noscript_is_sent_again() -> None:
     assert end.value.value == [None, 1, 1, Service({}, {}), 2]
 
 
-def test_nothing_is_sent_a_third_time() -> None:
+def test_a_script_that_is_forgotten_again_is_sent_with_its_text() -> None:
+    many = [move(1), move(2)]
+    talk = conversation(many, Manner(wait=("WAIT", 1, 100)))
+    next(talk)
+    talk.send([NoScriptError("flushed"), NoScriptError("flushed"), 1])
+    # Flushed once more, between the loading and the second of the calls.
+    third = talk.send([b"digest", b"0", NoScriptError("flushed again"), 1])
+    assert third == [many[1].request(with_text=True), ("WAIT", 1, 100)]
+    with pytest.raises(StopIteration) as end:
+        talk.send([b"1", 1])
+    assert end.value.value == [0, 1]
+
+
+def test_nothing_is_sent_a_fourth_time() -> None:
     talk = conversation([move(1)])
     next(talk)
     talk.send([NoScriptError("unknown")])
+    talk.send([b"digest", NoScriptError("unknown")])
     with pytest.raises(StopIteration) as end:
-        talk.send([b"digest", NoScriptError("still unknown")])
+        talk.send([NoScriptError("still unknown")])
     (error,) = end.value.value
     assert isinstance(error, ScriptError)
     assert "still unknown" in str(error)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from podlink import PartialFailure, RedisUnavailable
+from podlink import PartialFailure, RedisUnavailable, StatefulExecutor
 from podlink.store import scripts
 from sandbox.processes import free_port, until_async
 from sandbox.redis_cluster import ClusterSet, slot_of
 from sandbox.redis_servers import RedisServer
-from store.harness import LINKS, NS, PATIENCE_SECONDS, STATE, SVC, UID, Awaited, goes_on, link_key
+from store.harness import LINKS, LOAD, NS, PATIENCE_SECONDS, STATE, SVC, UID, Awaited, goes_on, link_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,9 +95,10 @@ async def test_moved_slots_are_invisible(redis_cluster: ClusterSet, connect: Cal
     executor = connect(redis_cluster.url)
     for number in range(30):
         await executor.set_linked_pod(NS, f"u{number}", SVC, number)
-    targets = itertools.cycle(redis_cluster.primaries())
     for number in range(0, 30, 3):
-        await asyncio.to_thread(redis_cluster.move_slot, slot_of(link_key(number)), next(targets))
+        holder = redis_cluster.primary_of(link_key(number))
+        target = next(server for server in redis_cluster.primaries() if server is not holder)
+        await asyncio.to_thread(redis_cluster.move_slot, slot_of(link_key(number)), target)
     for number in range(30):
         assert await executor.set_linked_pod(NS, f"u{number}", SVC, number) == number
         assert await executor.get_linked_pod(NS, f"u{number}", SVC) == number
@@ -127,9 +128,12 @@ async def test_a_slot_on_its_way_is_served_from_both_ends(
     )
     await asyncio.to_thread(redis_cluster.carry_keys, slot, target, 100)
     assert await asyncio.gather(*moves) == list(range(8))
-    # A key that is nowhere yet is made where the slot is going to be.
-    assert await executor.set_linked_pod(NS, UID, "new", 1) is None
+    # So cannot one that is nowhere yet: a new link waits until the slot is where it is going to be.
+    target.ask("CONFIG", "RESETSTAT")
+    new = asyncio.create_task(executor.set_linked_pod(NS, UID, "new", 1))
+    await until_async(lambda: "TRYAGAIN" in seen_errors(target), PATIENCE_SECONDS, "the call to be put off")
     await asyncio.to_thread(redis_cluster.close_slot, slot, target)
+    assert await new is None
     assert await executor.get_linked_services(NS, UID) == dict.fromkeys(services, 9) | {"new": 1}
 
 
@@ -203,9 +207,10 @@ async def test_scripts_are_loaded_again_only_where_they_were_forgotten(
 async def test_calls_follow_a_failover(
     redis_cluster: ClusterSet, connect: Callable[..., Awaited], lose: Callable[[RedisServer], None]
 ) -> None:
-    executor = connect(redis_cluster.url, timeout_seconds=1, durability="replicated")
+    executor = connect(redis_cluster.url, timeout_seconds=1)
+    careful = connect(redis_cluster.url, timeout_seconds=1, durability="replicated")
     for number in range(30):
-        await executor.set_linked_pod(NS, f"u{number}", SVC, number)
+        await careful.set_linked_pod(NS, f"u{number}", SVC, number)
     lost = redis_cluster.primary_of(link_key(0))
     lose(lost)
     await asyncio.to_thread(redis_cluster.await_failover, lost)
@@ -213,7 +218,8 @@ async def test_calls_follow_a_failover(
         assert await goes_on(lambda n=number: executor.get_linked_pod(NS, f"u{n}", SVC)) == number
         assert await goes_on(lambda n=number: executor.set_linked_pod(NS, f"u{n}", SVC, n)) == number
     await asyncio.to_thread(redis_cluster.heal)
-    assert await executor.set_linked_pod(NS, "u0", SVC, 7) == 0
+    # The promoted one has a replica again.
+    assert await goes_on(lambda: careful.set_linked_pod(NS, "u0", SVC, 7)) in {0, 7}
 
 
 async def test_a_server_that_hangs_fails_its_own_calls_alone(
@@ -230,6 +236,30 @@ async def test_a_server_that_hangs_fails_its_own_calls_alone(
     assert set(failure.value.errors) == theirs
     assert {type(error) for error in failure.value.errors.values()} == {RedisUnavailable}
     assert failure.value.results == {uid: number for uid, number in pods.items() if uid not in theirs}
+
+
+async def test_links_of_cancelled_callers_are_booked(redis_cluster: ClusterSet) -> None:
+    async with StatefulExecutor.from_url(redis_cluster.url) as executor:
+        await executor.set_service_state(NS, SVC, 0, "Ready")
+        for turns in range(40):
+            calls = [
+                asyncio.ensure_future(call)
+                for number in range(10)
+                for call in (
+                    executor.set_linked_pod(NS, f"set-{turns}-{number}", SVC, 0),
+                    executor.compute_linked_pod_if_absent(NS, f"computed-{turns}-{number}", SVC),
+                )
+            ]
+            # Cancelled later and later: in each of the steps that a call has.
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            for call in calls:
+                call.cancel()
+            await asyncio.wait(calls)
+    with redis_cluster.client() as client:
+        assert int(client.hget(LOAD, "0") or 0) == sum(
+            f"{{{NS}:lk:" in key and key.endswith("}") for key in client.keys("sf:*")
+        )
 
 
 async def test_one_address_that_answers_is_enough(redis_cluster: ClusterSet, connect: Callable[..., Awaited]) -> None:

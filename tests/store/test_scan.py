@@ -8,14 +8,18 @@ from typing import TYPE_CHECKING
 import pytest
 
 from podlink import InvalidArgument, RedisUnavailable, StatefulExecutor
-from podlink.store.scan import scan_services, supports_field_expiry
-from store.harness import LINKS, NS, ONE_PRIMARY, SVC, UID, Topology, fill
+from podlink.domain import keys
+from podlink.store import operations
+from podlink.store.scan import scan_services, supports_field_expiry, walk
+from sandbox.processes import free_port, until
+from store.harness import LINKS, NS, ONE_PRIMARY, SVC, UID, Awaited, Topology, fill
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import redis
 
+    from sandbox.redis_cluster import ClusterSet
     from sandbox.redis_servers import RedisServer
 
 
@@ -108,6 +112,43 @@ async def test_server_lost_on_the_way_ends_the_walk(own_server: Callable[..., Re
         server.kill()
         with pytest.raises(RedisUnavailable):
             await anext(walk)
+
+
+async def test_every_server_of_a_cluster_is_walked_also_one_that_took_over(redis_cluster: ClusterSet) -> None:
+    uids = {f"u{number}" for number in range(60)}
+    lost, *_ = redis_cluster.primaries()
+    assert len({redis_cluster.primary_of(keys.link_hash_key(NS, uid)).port for uid in uids}) == 3
+    async with StatefulExecutor.from_url(redis_cluster.url) as executor:
+
+        async def found() -> set[str]:
+            slices = [slice_ async for slice_ in walk(executor, NS, ":lk:*}")]
+            return {uid.uid for slice_ in slices for key in slice_ if (uid := keys.uid_of_key(key))}
+
+        await executor.set_linked_pods(NS, dict.fromkeys(uids, 1), SVC)
+        assert await found() == uids
+
+        hand_over(redis_cluster, lost)
+        lost.kill()
+        assert await found() == uids
+    redis_cluster.heal()
+
+
+def hand_over(cluster: ClusterSet, primary: RedisServer) -> None:
+    """Hand the slots of a primary over to its replica, in order."""
+    ports = {server.port: server for server in cluster.servers}
+    (_, _, ((_, port, _),)) = primary.ask("ROLE")
+    ports[int(port)].ask("CLUSTER", "FAILOVER")
+    until(lambda: primary not in cluster.primaries(), 60, "the replica to take over")
+    cluster.await_failover(primary)
+
+
+async def test_a_server_that_is_gone_is_not_mistaken_for_another(
+    redis_cluster: ClusterSet, connect: Callable[..., Awaited]
+) -> None:
+    executor = connect(redis_cluster.url)
+    assert len(await executor.nodes()) == 3
+    with pytest.raises(RedisUnavailable):
+        await executor.run(operations.scan(0, "*", 10, node=f"127.0.0.1:{free_port()}"))
 
 
 async def test_field_expiry_is_asked_of_the_server(aexecutor: StatefulExecutor, server: Topology) -> None:

@@ -22,6 +22,7 @@ SCHEMES = "use redis://host:port/db, rediss://host:port/db or unix:///path/to/so
 NAMESPACE = "'--namespace' (env var: 'PODLINK_NAMESPACE'): "
 NAME = "is no namespace name: use lower-case letters, digits and '-', at most 63 characters"
 RESYNC = "'--resync-seconds' (env var: 'PODLINK_RESYNC_SECONDS'): "
+RECOUNT = "'--recount-seconds' (env var: 'PODLINK_RECOUNT_SECONDS'): "
 PORT = "'--http-port' (env var: 'PODLINK_HTTP_PORT'): "
 
 
@@ -53,6 +54,8 @@ def run_main(monkeypatch: pytest.MonkeyPatch, arguments: list[str], environment:
         ("--resync-seconds", "PODLINK_RESYNC_SECONDS", "0", f"{RESYNC}0 is not in the range 1<=x<=86400."),
         ("--resync-seconds", "PODLINK_RESYNC_SECONDS", "soon", f"{RESYNC}'soon' is not a valid integer"),
         ("--resync-seconds", "PODLINK_RESYNC_SECONDS", "nan", f"{RESYNC}'nan' is not a valid integer"),
+        ("--recount-seconds", "PODLINK_RECOUNT_SECONDS", "-1", f"{RECOUNT}-1 is not in the range 0<=x<=604800."),
+        ("--recount-seconds", "PODLINK_RECOUNT_SECONDS", "1h", f"{RECOUNT}'1h' is not a valid integer"),
         ("--http-port", "PODLINK_HTTP_PORT", "65536", f"{PORT}65536 is not in the range 0<=x<=65535."),
         ("--http-port", "PODLINK_HTTP_PORT", "http", f"{PORT}'http' is not a valid integer"),
         ("--log-format", "PODLINK_LOG_FORMAT", "xml", "'PODLINK_LOG_FORMAT'): 'xml' is not one of 'text', 'json'."),
@@ -106,7 +109,8 @@ def test_every_flag_has_a_variable(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert run_main(monkeypatch, ["run", "--help"]) == 0
 
     described = " ".join(capsys.readouterr().out.split())
-    for flag in ("redis-url", "namespace", "pod-selector", "resync-seconds", "http-port", "data-dir", "log-format"):
+    flags = "redis-url namespace pod-selector resync-seconds recount-seconds http-port data-dir log-format"
+    for flag in flags.split():
         assert f"--{flag} " in described
         assert f"env var: PODLINK_{flag.upper().replace('-', '_')}" in described
 

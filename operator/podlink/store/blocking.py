@@ -184,13 +184,16 @@ class StatefulExecutor:
             return self._server.run(many)
         return self._servers.run(many, ordered=True)
 
-    def nodes(self) -> list[str | None]:
+    def nodes(self, *, anew: bool = False) -> list[str | None]:
         """Where keys are: the addresses of a cluster's primaries, for operations that name one; else just None.
+
+        Args:
+            anew: ask the cluster, so that those are among them to which no call has gone yet.
 
         Raises:
             RedisUnavailable: no server of the cluster could be asked.
         """
-        return [None] if self._cluster is None else [*self._cluster.nodes()]
+        return [None] if self._cluster is None else [*self._cluster.nodes(anew=anew)]
 
     def _run_all(self, many: Sequence[Operation[Any]]) -> list[Any]:
         """Run operations that have no order among them."""

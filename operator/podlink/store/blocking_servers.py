@@ -184,15 +184,20 @@ class ClusterServers:
             results: list[Any] = end.value
             return results
 
-    def nodes(self) -> list[str]:
+    def nodes(self, *, anew: bool) -> list[str]:
         """Addresses of the primaries.
+
+        Args:
+            anew: ask for the cluster's map, even if there is one.
 
         Raises:
             RedisUnavailable: no server of the cluster could be asked.
         """
+        if anew:
+            self._asked_at = float("-inf")
         try:
-            return [node.name for node in self._map().get_primaries()]
-        except (RedisError, OSError) as error:
+            return [node.name for node in self._map(anew=anew).get_primaries()]
+        except cluster.UNREACHABLE as error:
             raise unavailable("nodes", error, maybe_applied=False) from error
 
     def close(self) -> None:
@@ -210,7 +215,7 @@ class ClusterServers:
             if step.pause_seconds:
                 time.sleep(step.pause_seconds)
                 client = self._map(anew=True)
-        except (RedisError, OSError) as error:
+        except cluster.UNREACHABLE as error:
             return [outcome(operation, Lost(error, sent=False)) for operation, _ in step.asked]
         answers: list[Any] = [None] * len(step.asked)
         together: dict[str, list[int]] = {}

@@ -124,6 +124,12 @@ def _load_and_repeat(
     for slot, answer in zip(unknown, repeated, strict=False):
         # The server's reason for not loading a script says more than the NOSCRIPT that follows from it.
         replies[slot] = refused if refused and isinstance(answer, NoScriptError) else answer
+    forgotten = [slot for slot in unknown if isinstance(replies[slot], NoScriptError)]
+    if forgotten:
+        # Somebody flushed the scripts between loading and running them. The text in the call itself cannot be lost.
+        answers = yield [operations[slot].request(with_text=True) for slot in forgotten] + wait
+        for slot, answer in zip(forgotten, answers, strict=False):
+            replies[slot] = answer
     return answers
 
 

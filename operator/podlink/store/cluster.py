@@ -14,18 +14,28 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from redis.exceptions import AskError, ClusterDownError, MovedError, TryAgainError
+from redis.exceptions import (
+    AskError,
+    ClusterDownError,
+    MovedError,
+    RedisClusterException,
+    RedisError,
+    TryAgainError,
+)
 
 from podlink.domain import keys
 from podlink.domain.errors import NotReplicated, PodLinkError, RedisUnavailable, ScriptError
 from podlink.store import operations, scripts
 from podlink.store.operations import Operation, Shape
 from podlink.store.operations.base import command
-from podlink.store.outcomes import logger, outcome
+from podlink.store.outcomes import logger, outcome, unavailable
 
 Steps: TypeAlias = Generator[list[Operation[Any]], list[Any], Any]
 """Yields operations of one slot each, which have no order among them, and is sent their results, PodLinkErrors among
 them; returns a result or a PodLinkError."""
+
+UNREACHABLE: Final = (RedisError, RedisClusterException, OSError)
+"""What redis-py raises where a cluster's map cannot be had; the second is no RedisError."""
 
 ASKING: Final = command("asking", "ASKING", lambda _: True)
 """Sent ahead of an operation to a server that is about to take its slot over."""
@@ -60,6 +70,9 @@ class Round(NamedTuple):
     ordered: bool = False
 
 
+_Whose: TypeAlias = "tuple[str | None, str | None]"
+"""A namespace, and a uid or a service in it."""
+
 Rounds: TypeAlias = Generator[Round, list[Any], list[Any]]
 """Yields what to send, and is sent a result or PodLinkError for each; returns the same for what was to be run."""
 
@@ -72,38 +85,55 @@ def rounds(many: Sequence[Operation[Any]], timeout_seconds: float, *, ordered: b
         timeout_seconds: how long a step is sent elsewhere, or again, while a slot moves.
         ordered: whether those of one uid, or of one service, keep their order.
     """
+    if not ordered:
+        return (yield from _side_by_side(many, timeout_seconds, ordered=False))
     results: list[Any] = []
-    for wave in _waves(many) if ordered else (many,):
-        results += yield from _side_by_side(wave, timeout_seconds, ordered=ordered)
+    lost: dict[_Whose, RedisUnavailable] = {}
+    for wave in _waves(many):
+        answers = iter((yield from _side_by_side([o for o in wave if _whose(o) not in lost], timeout_seconds)))
+        for operation in wave:
+            whose = _whose(operation)
+            if whose in lost:
+                # Behind one whose fate is unknown, which may still be applied.
+                result = unavailable(operation.name, lost[whose].__cause__ or lost[whose], maybe_applied=False)
+            else:
+                result = next(answers)
+                if operation.uid and isinstance(result, RedisUnavailable) and not isinstance(result, NotReplicated):
+                    lost[whose] = result
+            results.append(result)
     return results
 
 
 def _waves(many: Sequence[Operation[Any]]) -> Iterator[Sequence[Operation[Any]]]:
     """Split operations where one has to wait until those before it are through with all of their steps.
 
-    The first step of most is all that others see of them; the rest books loads. So only what comes behind a pick, and
-    what tells loads, has to wait.
+    Sent together, two of one uid would not keep their order: the first may take more steps, or be sent again, because
+    the server does not know its script or one of its keys has moved. What is asked of a service comes behind the links
+    whose loads are to be booked there.
     """
     wave: list[Operation[Any]] = []
-    picking: set[tuple[str | None, str]] = set()
-    booking: set[tuple[str | None, str | None]] = set()
+    uids: set[_Whose] = set()
+    linked: set[_Whose] = set()
     for operation in many:
-        shape, uid = operation.shape, operation.uid
-        service = shape.namespace, shape.service
-        if (shape.namespace, uid) in picking if uid else service in booking:
+        service = operation.shape.namespace, operation.shape.service
+        if _whose(operation) in uids if operation.uid else service in linked:
             yield wave
             wave = []
-            picking.clear()
-            booking.clear()
+            uids.clear()
+            linked.clear()
         wave.append(operation)
-        if shape.script is scripts.COMPUTE_LINK_IF_ABSENT:
-            picking.add((shape.namespace, uid))
-        if shape.script is scripts.COMPUTE_LINK_IF_ABSENT or shape.script in _BOOKED:
-            booking.add(service)
-    yield wave
+        if operation.uid:
+            uids.add(_whose(operation))
+            linked.add(service)
+    if wave:
+        yield wave
 
 
-def _side_by_side(many: Sequence[Operation[Any]], timeout_seconds: float, *, ordered: bool) -> Rounds:
+def _whose(operation: Operation[Any]) -> _Whose:
+    return operation.shape.namespace, operation.uid or None
+
+
+def _side_by_side(many: Sequence[Operation[Any]], timeout_seconds: float, *, ordered: bool = True) -> Rounds:
     results: list[Any] = [None] * len(many)
     going: dict[int, tuple[Steps, list[Operation[Any]]]] = {}
 

@@ -6,20 +6,22 @@ from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from redis.asyncio import RedisCluster
-from redis.asyncio.cluster import ClusterNode
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import AskError, RedisError
+from redis.exceptions import AskError
 
-from podlink.domain.errors import RedisUnavailable
+from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.store import cluster
 from podlink.store.mailbox import Mailbox
 from podlink.store.node import Connect
 from podlink.store.operations import Operation
-from podlink.store.outcomes import Lost, outcome, unavailable
+from podlink.store.outcomes import Lost, outcome, timeout_error, unavailable
 
 _FRESH_SECONDS: Final = 0.25
 """A map of a cluster that is so new is not asked for again."""
+
+_PATIENCE: Final = 1.05
+"""Of a call, in time-outs: one step that is late says itself whether it was sent."""
 
 
 class ClusterServers:
@@ -38,16 +40,37 @@ class ClusterServers:
         self._make = make
         self._timeout_seconds = timeout_seconds
         self._mailboxes: dict[str, Mailbox] = {}
+        self._running: set[asyncio.Task[list[Any]]] = set()
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = float("-inf")
 
     async def run(self, many: Sequence[Operation[Any]], *, ordered: bool = False) -> list[Any]:
         """Run operations; each has its own result, or PodLinkError, in its own place.
 
+        Without order, each goes through its steps by itself, so that a server that hangs holds up no other's. All go
+        through all of their steps, also when the caller is cancelled or does not wait any longer, so that a link that
+        was made is booked.
+
         Args:
             many: the operations.
             ordered: whether those of one uid, or of one service, keep their order.
         """
+        if not many:
+            return []
+        loop = asyncio.get_running_loop()
+        groups = [many] if ordered else [[operation] for operation in many]
+        tasks = [loop.create_task(self._run(group, ordered=ordered)) for group in groups]
+        self._running.update(tasks)
+        for task in tasks:
+            task.add_done_callback(self._running.discard)
+        await asyncio.wait(tasks, timeout=self._timeout_seconds * _PATIENCE)
+        late = Lost(timeout_error(self._timeout_seconds, sent=True), sent=True)
+        results: list[Any] = []
+        for task, group in zip(tasks, groups, strict=True):
+            results += task.result() if task.done() else [outcome(operation, late) for operation in group]
+        return results
+
+    async def _run(self, many: Sequence[Operation[Any]], *, ordered: bool) -> list[Any]:
         talk = cluster.rounds(many, self._timeout_seconds, ordered=ordered)
         try:
             step = next(talk)
@@ -62,20 +85,27 @@ class ClusterServers:
             results: list[Any] = end.value
             return results
 
-    async def nodes(self) -> list[str]:
+    async def nodes(self, *, anew: bool) -> list[str]:
         """Addresses of the primaries.
+
+        Args:
+            anew: ask for the cluster's map, even if there is one.
 
         Raises:
             RedisUnavailable: no server of the cluster could be asked.
         """
+        if anew:
+            self._asked_at = float("-inf")
         try:
-            await self._learn()
-        except (RedisError, OSError) as error:
+            await (asyncio.shield(self._refresh()) if anew else self._learn())
+        except cluster.UNREACHABLE as error:
             raise unavailable("nodes", error, maybe_applied=False) from error
         return [node.name for node in self._client.get_primaries()]
 
     async def aclose(self) -> None:
         """Wait for what is under way, and close all connections."""
+        if self._running:
+            await asyncio.wait(self._running)
         for mailbox in self._mailboxes.values():
             await mailbox.aclose()
         if self._asking is not None:
@@ -87,13 +117,22 @@ class ClusterServers:
     async def _send(self, step: cluster.Round) -> list[Any]:
         try:
             await self._learn()
-        except (RedisError, OSError) as error:
+        except cluster.UNREACHABLE as error:
             return [outcome(operation, Lost(error, sent=False)) for operation, _ in step.asked]
         if step.ordered and len(step.asked) > 1:
             answers = await self._post_in_order(step.asked)
+        elif len(step.asked) == 1:
+            # As most are; to gather costs as much as to post.
+            try:
+                answers = [await self._post(*step.asked[0])]
+            except PodLinkError as error:
+                answers = [error]
         else:
             posted = [self._post(operation, ask) for operation, ask in step.asked]
             answers = await asyncio.gather(*posted, return_exceptions=True)
+        for answer in answers:
+            if isinstance(answer, BaseException) and not isinstance(answer, PodLinkError):
+                raise answer  # an observer's, for example
         if any(isinstance(answer, RedisUnavailable) for answer in answers):
             # A server is away, and others may have its slots by now.
             self._refresh()
@@ -103,8 +142,8 @@ class ClusterServers:
         """Post what goes to one server as one pipeline."""
         together: dict[Mailbox, list[tuple[int, Operation[Any]]]] = {}
         for slot, (operation, ask) in enumerate(many):
-            node = ask or self._owner(operation)
-            pipeline = together.setdefault(self._mailbox(node.host, int(node.port)), [])
+            host, port = (ask.host, int(ask.port)) if ask else self._owner(operation)
+            pipeline = together.setdefault(self._mailbox(host, port), [])
             pipeline += [(slot, cluster.ASKING)] * (ask is not None) + [(slot, operation)]
         posted = [
             mailbox.post_together([operation for _, operation in pipeline]) for mailbox, pipeline in together.items()
@@ -120,15 +159,17 @@ class ClusterServers:
         if ask is not None:
             (_, result) = await self._mailbox(ask.host, int(ask.port)).post_together([cluster.ASKING, operation])
             return result
-        node = self._owner(operation)
-        return await self._mailbox(node.host, int(node.port)).post(operation)
+        host, port = self._owner(operation)
+        return await self._mailbox(host, port).post(operation)
 
-    def _owner(self, operation: Operation[Any]) -> ClusterNode:
-        shape = operation.shape
+    def _owner(self, operation: Operation[Any]) -> tuple[str, int]:
+        if operation.shape.node:
+            # Also if the map has no such server any more: another one would answer something else.
+            host, _, port = operation.shape.node.rpartition(":")
+            return host, int(port)
         keys = operation.keys
-        named = self._client.get_node(node_name=shape.node) if shape.node else None
-        found = named or (self._client.get_node_from_key(keys[0]) if keys else None)
-        return found or self._client.get_primaries()[0]
+        node = (self._client.get_node_from_key(keys[0]) if keys else None) or self._client.get_primaries()[0]
+        return node.host, int(node.port)
 
     def _mailbox(self, host: str, port: int) -> Mailbox:
         address = f"{host}:{port}"
@@ -146,11 +187,12 @@ class ClusterServers:
     def _refresh(self) -> "asyncio.Task[None]":
         """Ask for the cluster's map in the background, unless that was done a moment ago."""
         now = time.monotonic()
-        if self._asking is None or (self._asking.done() and now - self._asked_at > _FRESH_SECONDS):
+        asking = self._asking
+        if asking is None or asking.cancelled() or (asking.done() and now - self._asked_at > _FRESH_SECONDS):
             self._asked_at = now
-            self._asking = asyncio.get_running_loop().create_task(self._ask())
-            self._asking.add_done_callback(_heard)
-        return self._asking
+            asking = self._asking = asyncio.get_running_loop().create_task(self._ask())
+            asking.add_done_callback(_heard)
+        return asking
 
     async def _ask(self) -> None:
         async with asyncio.timeout(self._timeout_seconds):

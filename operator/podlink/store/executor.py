@@ -212,15 +212,18 @@ class StatefulExecutor:
             return await self._mailbox.post_together(many)
         return await self._servers.run(many, ordered=True)
 
-    async def nodes(self) -> list[str | None]:
+    async def nodes(self, *, anew: bool = False) -> list[str | None]:
         """Where keys are: the addresses of a cluster's primaries, for operations that name one; else just None.
+
+        Args:
+            anew: ask the cluster, so that those are among them to which no call has gone yet.
 
         Raises:
             RedisUnavailable: no server of the cluster could be asked.
         """
         if self._cluster is None:
             return [None]
-        return [*await self._cluster.nodes()]
+        return [*await self._cluster.nodes(anew=anew)]
 
     async def _run_all(self, many: Sequence[Operation[Any]]) -> list[Any]:
         """Run operations that have no order among them."""

@@ -1,7 +1,8 @@
 """The walk over the keyspace: which services does Redis know, and which listed links have expired.
 
 It looks at every key once, in slices that hold the server up for a millisecond or so each. SCAN promises that a key
-which is there all the time is seen, and that it may be seen twice; one that comes or goes meanwhile may be missed.
+which is there all the time is seen, and that it may be seen twice; one that comes or goes meanwhile may be missed, as
+may one that moves from server to server of a Cluster.
 """
 
 import logging
@@ -52,7 +53,7 @@ async def scan_services(
         InvalidArgument: an invalid namespace.
         RedisUnavailable: no answer; the walk has to be started again.
     """
-    async for slice_ in _walk(executor, namespace, _ALL_KEYS if prune else _SERVICE_KEYS):
+    async for slice_ in walk(executor, namespace, _ALL_KEYS if prune else _SERVICE_KEYS):
         if prune:
             await _prune(executor, slice_)
         found = {service for key in slice_ if (service := keys.service_of_key(key))}
@@ -60,14 +61,32 @@ async def scan_services(
             yield found
 
 
-async def _walk(executor: StatefulExecutor, namespace: str | None, rest: str) -> AsyncIterator[list[str]]:
+async def walk(
+    executor: StatefulExecutor, namespace: str | None, rest: str, *, slice_keys: int = _SLICE_KEYS
+) -> AsyncIterator[list[str]]:
+    """Go once over the whole keyspace: of a Cluster, over that of each primary in turn.
+
+    Args:
+        executor: runs the slices.
+        namespace: only the keys of this one; None for all.
+        rest: glob of what follows the namespace in a key.
+        slice_keys: about how many keys the server looks at for one slice.
+
+    Yields:
+        The keys that match, a slice of the keyspace at a time: often none, and a key may come twice.
+
+    Raises:
+        InvalidArgument: an invalid namespace.
+        RedisUnavailable: no answer; the walk has to be started again.
+    """
     if namespace is not None:
         keys.check_namespace(namespace)
     pattern = "sf:{" + ("*" if namespace is None else _literal(namespace)) + rest
-    cursor = -1
-    while cursor != 0:
-        cursor, found = await executor.run(operations.scan(max(cursor, 0), pattern, _SLICE_KEYS))
-        yield found
+    for node in await executor.nodes(anew=True):
+        cursor = -1
+        while cursor != 0:
+            cursor, found = await executor.run(operations.scan(max(cursor, 0), pattern, slice_keys, node=node))
+            yield found
 
 
 async def _prune(executor: StatefulExecutor, found: Iterable[str]) -> None:
