@@ -11,7 +11,7 @@ from podlink.store import scripts
 from proofs.judging import Judge, noticers_of
 from proofs.mutants import MUTANTS, Mutant
 
-IN_HISTORIES, BY_TESTS = 5, 2
+IN_HISTORIES, BY_TESTS = 4, 1
 """So many mutants of each file are tried, of those that random histories should notice and of the others. One takes
 half a second, and one of the others, whose tests have a process of their own, one or two."""
 
