@@ -55,7 +55,7 @@ AT_ONCE: Final = 2
 TIMEOUT_SECONDS: Final = 240
 
 
-def tests_of(mutant: Mutant) -> Sequence[str]:
+def noticers_of(mutant: Mutant) -> Sequence[str]:
     """What should notice it, where that is not the histories."""
     return mutant.tests or TESTS.get(mutant.source, ())
 
@@ -110,7 +110,7 @@ class Judge:
         for mutant in mutants:
             mutant.apply((REPOSITORY / mutant.path).read_text())
         with ThreadPoolExecutor(AT_ONCE) as runs:
-            by_tests = {mutant: runs.submit(self.seen_by_tests, mutant) for mutant in mutants if tests_of(mutant)}
+            by_tests = {mutant: runs.submit(self.seen_by_tests, mutant) for mutant in mutants if noticers_of(mutant)}
             for mutant in mutants:
                 if mutant not in by_tests:
                     yield mutant, BY_HISTORIES if self.seen_in_histories(mutant) else self.seen_by_tests(mutant)
@@ -144,7 +144,7 @@ class Judge:
                 shutil.copytree(REPOSITORY / part, tree / part)
             path = tree / mutant.path
             path.write_text(mutant.apply(path.read_text()))
-            run = self._context.Process(target=_run, args=(tree, log, tests_of(mutant) or PICKS, mutant.only))
+            run = self._context.Process(target=_run, args=(tree, log, noticers_of(mutant) or PICKS, mutant.only))
             run.start()
             run.join(TIMEOUT_SECONDS)
             run.kill()

@@ -1,6 +1,6 @@
 """The tests notice when the code is broken on purpose.
 
-pytest tests/proofs/test_mutants.py --hypothesis-profile=long --timeout=0      all mutants, and not just some
+pytest tests/proofs/test_mutants.py --hypothesis-profile=long --timeout=0      all of them, not just some
 """
 
 from __future__ import annotations
@@ -8,21 +8,20 @@ from __future__ import annotations
 from hypothesis import settings
 
 from podlink.store import scripts
-from proofs.judging import Judge, tests_of
+from proofs.judging import Judge, noticers_of
 from proofs.mutants import MUTANTS, Mutant
 
-A_FILE = 2
-"""So many mutants of each file are given to tests that run in a process of their own, which takes a second or two."""
+IN_HISTORIES, BY_TESTS = 4, 1
+"""So many mutants of each file are tried, of those that random histories should notice and of the others. One takes
+half a second, and one of the others, whose tests have a process of their own, one or two."""
 
 
 def some() -> list[Mutant]:
-    """All that random histories should notice, and a few of the others of each file."""
-    apart: dict[str, list[Mutant]] = {}
+    """A few of each file, and of each way to notice them."""
+    groups: dict[tuple[str, bool], list[Mutant]] = {}
     for mutant in MUTANTS:
-        if tests_of(mutant):
-            apart.setdefault(mutant.source, []).append(mutant)
-    kept = {mutant for of_file in apart.values() for mutant in of_file[:A_FILE]}
-    return [mutant for mutant in MUTANTS if mutant in kept or not tests_of(mutant)]
+        groups.setdefault((mutant.source, bool(noticers_of(mutant))), []).append(mutant)
+    return [mutant for (_, apart), group in groups.items() for mutant in group[: BY_TESTS if apart else IN_HISTORIES]]
 
 
 def test_every_script_is_broken_in_several_ways() -> None:

@@ -91,6 +91,21 @@ async def test_a_temporary_link_is_not_told_beyond_its_time(
     assert wire.redis.get(LINK) is None
 
 
+async def test_a_temporary_link_ends_without_a_word_of_the_server(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server(settings={"enable-debug-command": "local"})
+    async with StatefulExecutor.from_url(server.url, cache=True) as executor:
+        with server.client() as raw:
+            # A busy server may leave a key that has expired for long; it says so when somebody asks for the key.
+            raw.execute_command("DEBUG", "SET-ACTIVE-EXPIRE", 0)
+        await executor.set_linked_pod(NS, UID, SVC, 3, persist_seconds=1)
+        assert await executor.get_linked_pod(NS, UID, SVC) == 3
+
+        async def ended() -> bool:
+            return await executor.get_linked_pod(NS, UID, SVC) is None
+
+        await until_async(ended, 5, "the cached link to end")
+
+
 async def test_a_link_that_becomes_temporary_is_read_again(cached: StatefulExecutor, wire: Wire) -> None:
     await cached.set_linked_pod(NS, UID, SVC, 3)
     assert await cached.get_linked_pod(NS, UID, SVC) == 3
