@@ -327,7 +327,14 @@ def _python() -> Iterator[Mutant]:
 
     cache = "operator/podlink/store/cache.py"
     cached = ("tests/store/test_cache.py",)
-    yield Mutant(cache, "else asked_at + ttl_ms / 1000", "else _FOR_EVER", "keeps a link beyond its time", cached)
+    yield Mutant(
+        cache,
+        "else asked_at + ttl_ms / 1000",
+        "else _FOR_EVER",
+        "keeps a link beyond its time",
+        cached,
+        "without_a_word",
+    )
     yield Mutant(cache, "self._asked.pop(link, None)", "pass", "keeps what was overtaken", cached, "overtook")
     yield Mutant(cache, "        self.entries.clear()", "        pass", "outlives its connection", cached)
 
