@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import redis
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="in a Cluster the steps of a call are told, each by itself")
 async def test_debug_log_names_what_was_called(
     executor: Awaited, raw: redis.Redis, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -41,6 +42,7 @@ async def test_nothing_is_logged_by_default(executor: Awaited, caplog: pytest.Lo
     assert caplog.records == []
 
 
+@pytest.mark.only_on(*ONE_PRIMARY, reason="in a Cluster the steps of a call are told, each by itself")
 async def test_observer_is_told_of_every_call(server: Topology, raw: redis.Redis) -> None:
     told: list[tuple[str, float, str]] = []
 

@@ -166,7 +166,9 @@ class ClusterServers:
         self._stale = False
         self._asked_at = float("-inf")
         self._servers: dict[str, Server] = {}
+        self._refused: Exception | None = None
         self._lock = threading.Lock()
+        self._asking = threading.Lock()
 
     def run(self, many: Sequence[Operation[Any]], *, ordered: bool = False) -> list[Any]:
         """Run operations; each has its own result, or PodLinkError, in its own place.
@@ -235,15 +237,31 @@ class ClusterServers:
         return answers
 
     def _map(self, *, anew: bool = False) -> RedisCluster:
-        """The client with a map that is not known to be out of date."""
+        """The client with a map that is not known to be out of date; one thread asks for it, others do not wait."""
         with self._lock:
             if self._client is None:
-                self._client = self._connect()
-            elif (anew or self._stale) and time.monotonic() - self._asked_at > _FRESH_SECONDS:
-                self._asked_at = time.monotonic()
-                self._client.nodes_manager.initialize()
+                self._client = self._first_client()
+            client = self._client
+        old = (anew or self._stale) and time.monotonic() - self._asked_at > _FRESH_SECONDS
+        if old and self._asking.acquire(blocking=False):
+            try:
+                client.nodes_manager.initialize()
                 self._stale = False
-            return self._client
+            finally:
+                # Behind the answer: where no server answers, asking them all takes longer than a map stays fresh.
+                self._asked_at = time.monotonic()
+                self._asking.release()
+        return client
+
+    def _first_client(self) -> RedisCluster:
+        if self._refused is not None and time.monotonic() - self._asked_at < _FRESH_SECONDS:
+            raise self._refused
+        try:
+            return self._connect()
+        except cluster.UNREACHABLE as error:
+            self._refused = error
+            self._asked_at = time.monotonic()
+            raise
 
     def _server(self, client: RedisCluster, address: str) -> Server:
         with self._lock:
