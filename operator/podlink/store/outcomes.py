@@ -184,6 +184,8 @@ def _reason(cause: BaseException) -> str:
             return f"Redis cannot serve now: {text}."
         case MaxConnectionsError():
             return f"all connections to Redis are in use: {text}."
+        case _ if "ssl" in text.lower():
+            return f"Redis is unreachable: {text}. Check the certificates that its URL names; it may ask for one."
         case _:
             return f"Redis is unreachable: {text}."
 

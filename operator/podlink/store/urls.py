@@ -1,6 +1,7 @@
 """What a Redis URL names (a server, a primary that Sentinels know, or a cluster), and the redis-py client for it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final, NamedTuple
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
@@ -74,6 +75,7 @@ def open_client(flavour: Flavour, url: str, settings: dict[str, Any]) -> Any:
         InvalidArgument: the URL or a setting cannot be used. The text never repeats the URL: it may hold a password.
     """
     target = _read(url)
+    _check_files(dict(parse_qsl(urlsplit(url).query)) | settings)
     try:
         match target.kind:
             case "sentinel":
@@ -84,6 +86,14 @@ def open_client(flavour: Flavour, url: str, settings: dict[str, Any]) -> Any:
                 return _server(flavour, url, settings)
     except (TypeError, ValueError) as error:
         raise InvalidArgument(f"url or options cannot be used: {error}", argument="url") from None
+
+
+def _check_files(settings: Mapping[str, Any]) -> None:
+    """At the first call, OpenSSL would say that a file is missing, and not which."""
+    for name in ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile"):
+        path = settings.get(name)
+        if isinstance(path, str) and not Path(path).is_file():
+            raise InvalidArgument(f"{name} names no file: {path}", argument=name)
 
 
 def names_cluster(url: str) -> bool:
@@ -112,6 +122,10 @@ def _sentinel(flavour: Flavour, target: _Target, settings: dict[str, Any]) -> An
     bounds = {
         name: value for name, value in options.items() if name.startswith(("socket_", "ssl", "retry", "protocol"))
     }
+    # Sentinels are asked in turn: those that hang must leave time for one that answers, and for the primary.
+    for name in ("socket_timeout", "socket_connect_timeout"):
+        if bounds.get(name):
+            bounds[name] /= len(target.hosts) + 1
     sentinel = flavour.sentinel(target.hosts, sentinel_kwargs=bounds | target.sentinel_login, **options)
     client = sentinel.master_for(service, db=int(database[0]) if database else 0)
     client.connection_pool.connection_class(**client.connection_pool.connection_kwargs)
