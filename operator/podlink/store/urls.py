@@ -75,7 +75,8 @@ def open_client(flavour: Flavour, url: str, settings: dict[str, Any]) -> Any:
         InvalidArgument: the URL or a setting cannot be used. The text never repeats the URL: it may hold a password.
     """
     target = _read(url)
-    _check_files(dict(parse_qsl(urlsplit(url).query)) | settings)
+    if urlsplit(url).scheme.startswith("rediss"):
+        _check_files(dict(parse_qsl(urlsplit(url).query)) | settings)
     try:
         match target.kind:
             case "sentinel":
