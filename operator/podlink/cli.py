@@ -53,6 +53,12 @@ def _namespaces(_: click.Context, __: click.Parameter, values: tuple[str, ...]) 
     return tuple(dict.fromkeys(values))
 
 
+def _given(redis_url: str | None, what: str) -> str:
+    if redis_url is None:
+        raise click.UsageError(f"give --redis-url or set PODLINK_REDIS_URL: {what}")
+    return redis_url
+
+
 redis_option = click.option(
     "--redis-url",
     envvar="PODLINK_REDIS_URL",
@@ -163,9 +169,7 @@ def run(
 @namespace_option
 def show_status(redis_url: str | None, namespaces: tuple[str, ...]) -> None:
     """Show services, pods and PodLinks as Redis and the cluster have them."""
-    if redis_url is None:
-        raise click.UsageError("give --redis-url or set PODLINK_REDIS_URL: the Redis that the operator writes to")
-    asyncio.run(status.show(redis_url, namespaces))
+    asyncio.run(status.show(_given(redis_url, "the Redis that the operator writes to"), namespaces))
 
 
 @cli.command()
@@ -219,8 +223,7 @@ def bench(
     It loads the server as much as it can for some minutes. Everything is written under a namespace of its own and
     removed at the end, also after Ctrl-C; other keys and all settings are left alone.
     """
-    if redis_url is None:
-        raise click.UsageError("give --redis-url or set PODLINK_REDIS_URL: the Redis to measure")
+    redis_url = _given(redis_url, "the Redis to measure")
     settings = Settings(rounds=rounds, seconds=seconds, links=links, memory_links=memory_links)
     run_bench(redis_url, settings, only, Outputs(json_file, chart_file, docs_directory))
 

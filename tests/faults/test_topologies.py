@@ -12,7 +12,8 @@ from podlink.store import operations
 from sandbox.certificates import write_redis_certificates
 from sandbox.redis_cluster import ClusterSet
 from sandbox.redis_sentinel import SentinelSet
-from sandbox.redis_servers import RedisServer, binary
+from sandbox.redis_servers import RedisServer
+from store.harness import need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,8 +32,7 @@ USERS = 12
 @pytest.fixture
 def redis_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Replicated | RedisServer]:
     def tls() -> RedisServer:
-        if binary("redis") is None:
-            pytest.skip("no redis-server on PATH; `apt install redis-server` would un-skip it")
+        need("redis")
         return RedisServer("redis", password=PASSWORD, tls=write_redis_certificates(tmp_path))
 
     make: dict[str, Callable[[], Any]] = {

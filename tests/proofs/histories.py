@@ -19,12 +19,14 @@ from typing import TYPE_CHECKING, Final
 
 from proofs.linearizability import Call, Verdict, check, smallest
 from proofs.register import all_states, outcomes_with
-from proofs.scenes import EMPTY, LOBBY, READY, SCENES, Scene, Topology, disturbed, furnish, makers
+from proofs.scenes import EMPTY, LOBBY, READY, SCENES, Scene, disturbed, furnish, makers
 from proofs.workload import Form, Maker, Plan, Record, Team
 from sandbox.processes import ended_by_signal
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+
+    from store.harness import Topology
 
 _UIDS: Final = 4
 _BAR: Final = 40

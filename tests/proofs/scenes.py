@@ -18,7 +18,8 @@ from sandbox.redis_servers import UNREACHABLE, RedisServer
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
-Topology: TypeAlias = RedisServer | SentinelSet | ClusterSet
+    from store.harness import Topology
+
 Disturb: TypeAlias = "Callable[[Topology, Plan, random.Random], None]"
 """Disturbs a topology once, while a plan is carried out."""
 

@@ -20,13 +20,14 @@ from proofs.linearizability import Call
 from proofs.register import Asked
 from proofs.scenes import AT_REST, SCENES
 from proofs.workload import Team
-from sandbox.redis_servers import binary
+from store.harness import need
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from podlink import sync
-    from proofs.scenes import Scene, Topology
+    from proofs.scenes import Scene
+    from store.harness import Topology
 
 HISTORIES = 24
 ROUNDS_TO_BE_CAUGHT = 200
@@ -55,8 +56,8 @@ def topology_of() -> Iterator[Callable[[Scene], Topology]]:
 
 @pytest.mark.parametrize("name", SCENES)
 def test_each_link_is_a_register(name: str, topology_of: Callable[[Scene], Topology], team: Team) -> None:
-    if name == "redis" and binary("redis") is None:
-        pytest.skip("no redis-server on PATH; `apt install redis-server` would un-skip it")
+    if name == "redis":
+        need("redis")
     tally = record(SCENES[name], topology_of(SCENES[name]), team, count=HISTORIES)
     assert tally.failures == [], "\n".join(tally.failures)
     assert tally.undecided == 0

@@ -11,7 +11,16 @@ from redis.cluster import ClusterNode
 from redis.crc import key_slot
 
 from sandbox.processes import free_port, until
-from sandbox.redis_servers import UNREACHABLE, Kind, RedisServer, client_options, credentials, start_all, tls_options
+from sandbox.redis_servers import (
+    UNREACHABLE,
+    Kind,
+    RedisServer,
+    Startable,
+    client_options,
+    credentials,
+    start_all,
+    tls_options,
+)
 
 if TYPE_CHECKING:
     from sandbox.certificates import RedisCertificates
@@ -59,7 +68,7 @@ class _Line(NamedTuple):
         return self.connected and not doubts & self.flags and ("master" in self.flags) == bool(self.slots)
 
 
-class ClusterSet:
+class ClusterSet(Startable):
     """Three primaries that share the slots evenly, and a replica of each, all on 127.0.0.1. Blocking.
 
     Args:
@@ -199,16 +208,6 @@ class ClusterSet:
         """End all of them."""
         for server in self.servers:
             server.close()
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *_exc_info: object) -> None:
-        self.close()
 
     def _ranges(self) -> list[tuple[int, int, int]]:
         """Who holds what: (port, first slot, last slot)."""

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 import redis
 
 from sandbox.processes import until
-from sandbox.redis_servers import UNREACHABLE, Kind, RedisServer, credentials, start_all, tls_options
+from sandbox.redis_servers import UNREACHABLE, Kind, RedisServer, Startable, credentials, start_all, tls_options
 
 if TYPE_CHECKING:
     from sandbox.certificates import RedisCertificates
@@ -45,7 +45,7 @@ class _Sentinel(RedisServer):
         return [program, str(self._path), "--sentinel"]
 
 
-class SentinelSet:
+class SentinelSet(Startable):
     """A primary and two replicas, watched by three Sentinels, all on 127.0.0.1. Blocking.
 
     Args:
@@ -165,16 +165,6 @@ class SentinelSet:
         """End all of them."""
         for server in (*self.sentinels, *self.servers):
             server.close()
-
-    def __enter__(self) -> Self:
-        try:
-            return self.start()
-        except BaseException:
-            self.close()
-            raise
-
-    def __exit__(self, *_exc_info: object) -> None:
-        self.close()
 
     def _watch(self, primary: RedisServer) -> list[str]:
         lines = [

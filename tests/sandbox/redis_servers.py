@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 import signal
 import tempfile
+from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
@@ -69,7 +70,29 @@ def start_all(servers: Iterable[RedisServer]) -> None:
         list(threads.map(RedisServer.start, servers))
 
 
-class RedisServer:
+class Startable(ABC):
+    """Runs as long as a `with` block; what does not start leaves nothing behind."""
+
+    @abstractmethod
+    def start(self) -> Self:
+        """Start, and wait until all is in order."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End all of it."""
+
+    def __enter__(self) -> Self:
+        try:
+            return self.start()
+        except BaseException:
+            self.close()
+            raise
+
+    def __exit__(self, *_exc_info: object) -> None:
+        self.close()
+
+
+class RedisServer(Startable):
     """One server on a port of 127.0.0.1 that stays its own until `close`. Blocking.
 
     Args:
@@ -193,12 +216,6 @@ class RedisServer:
         if self._process is not None:
             self._process.kill()
         self._scratch.cleanup()
-
-    def __enter__(self) -> Self:
-        return self.start()
-
-    def __exit__(self, *_exc_info: object) -> None:
-        self.close()
 
     def _take_ports(self) -> None:
         self.port = self.port or free_port()

@@ -17,8 +17,8 @@ from sandbox.certificates import write_redis_certificates
 from sandbox.processes import until
 from sandbox.redis_cluster import ClusterSet
 from sandbox.redis_sentinel import SentinelSet
-from sandbox.redis_servers import RedisServer, binary
-from store.harness import ALL_TOPOLOGIES, Awaited, Topology, Wire, orphans
+from sandbox.redis_servers import RedisServer
+from store.harness import ALL_TOPOLOGIES, Awaited, Topology, Wire, need, orphans
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
@@ -45,11 +45,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
             pytest.fail(f"{metafunc.definition.nodeid}: only_on needs some of {ALL_TOPOLOGIES}, and a reason")
         chosen = marker.args
     metafunc.parametrize("server", chosen, indirect=True, scope="session")
-
-
-def need(kind: str) -> None:
-    if binary(kind) is None:
-        pytest.skip("no redis-server on PATH; `apt install redis-server` would un-skip it")
 
 
 @pytest.fixture(scope="session")

@@ -8,13 +8,15 @@ import traceback
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import pytest
+
 from podlink import RedisUnavailable
 from podlink.domain import keys
 from podlink.store import scripts
 from sandbox.processes import until_async
 from sandbox.redis_cluster import ClusterSet
 from sandbox.redis_sentinel import SentinelSet
-from sandbox.redis_servers import RedisServer
+from sandbox.redis_servers import Kind, RedisServer, binary
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
@@ -28,6 +30,13 @@ Topology: TypeAlias = RedisServer | SentinelSet | ClusterSet
 ONE_SERVER = ("valkey", "redis")
 ONE_PRIMARY = (*ONE_SERVER, "tls", "sentinel")
 ALL_TOPOLOGIES = (*ONE_PRIMARY, "cluster")
+
+
+def need(kind: Kind) -> None:
+    """Skip the test where there is no server of that kind."""
+    if binary(kind) is None:
+        pytest.skip("no redis-server on PATH; `apt install redis-server` would un-skip it")
+
 
 PATIENCE_SECONDS = 60
 

@@ -5,18 +5,16 @@ All of them work on the same links, filled in beforehand, whose names have the s
 
 import functools
 import random
-from collections.abc import Iterable, Sequence
-from typing import Any, Final, TypeAlias
+from collections.abc import Sequence
+from typing import Any, Final
 from urllib.parse import urlsplit
 
-import hiredis
 import msgspec
 from redis.connection import parse_url
 
 from podlink.domain import keys
 from podlink.store import scripts
-
-Request: TypeAlias = tuple[str | int, ...]
+from podlink.store.calls import Request
 
 SERVICE: Final = "lobby"
 POD: Final = 1
@@ -117,9 +115,3 @@ def link_arguments(plan: Plan, user: str, *, persist_seconds: int = keys.PERMANE
 def read_request(plan: Plan, user: str) -> Request:
     """The words of one read."""
     return ("GET", keys.link_key(plan.namespace, user, SERVICE))
-
-
-def pack(requests: Iterable[Request]) -> bytes:
-    """Requests as they go over the wire."""
-    # Its stub says tuple[T] where a tuple of any length is meant.
-    return b"".join(hiredis.pack_command(request) for request in requests)  # type: ignore[arg-type]

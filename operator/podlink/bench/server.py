@@ -15,11 +15,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from podlink.bench.plan import POD, PODS, SERVICE, Plan, Request, link_request, pack, uid
+from podlink.bench.plan import POD, PODS, SERVICE, Plan, link_request, uid
 from podlink.domain import keys
 from podlink.domain.errors import PodLinkError
 from podlink.store import operations, scripts
 from podlink.store.blocking import StatefulExecutor
+from podlink.store.calls import Request, pack
 
 TTL_SECONDS: Final = 86_400
 """Of temporary links: longer than any run."""

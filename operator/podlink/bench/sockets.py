@@ -13,7 +13,8 @@ from contextlib import ExitStack
 from itertools import cycle
 from typing import Any, Final
 
-from podlink.bench.plan import CONNECTIONS, NotMeasuredError, Plan, Request, link_request, pack, read_request, uids
+from podlink.bench.plan import CONNECTIONS, NotMeasuredError, Plan, link_request, read_request, uids
+from podlink.store.calls import Request, pack
 
 _PATIENCE_SECONDS: Final = 10
 _CHUNK: Final = 1 << 17

@@ -5,7 +5,8 @@ import shutil
 import subprocess
 from typing import Final
 
-from podlink.bench.plan import CONNECTIONS, NotMeasuredError, Plan, Request, link_request, read_request
+from podlink.bench.plan import CONNECTIONS, NotMeasuredError, Plan, link_request, read_request
+from podlink.store.calls import Request
 
 _NAMES: Final = ("redis-benchmark", "valkey-benchmark")
 _ANY_USER: Final = "__rand_int__"

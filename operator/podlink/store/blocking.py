@@ -85,11 +85,12 @@ class StatefulExecutor:
         make = functools.partial(Server, timeout_seconds=timeout_seconds, report=self._report)
         if isinstance(client, redis.Redis):
             self._server = make(client, manner=Manner(merged=True, wait=wait))
-        elif isinstance(client, redis.RedisCluster) or callable(client):
-            passed = isinstance(client, redis.RedisCluster)
-            connect = (lambda: client) if isinstance(client, redis.RedisCluster) else client
+        elif isinstance(client, redis.RedisCluster):
             apart = functools.partial(make, manner=Manner(wait=wait))
-            self._cluster = ClusterServers(connect, apart, timeout_seconds, owned=not passed)
+            self._cluster = ClusterServers(lambda: client, apart, timeout_seconds, owned=False)
+        elif callable(client):
+            apart = functools.partial(make, manner=Manner(wait=wait))
+            self._cluster = ClusterServers(client, apart, timeout_seconds, owned=True)
         else:
             raise InvalidArgument(
                 "client must be a redis.Redis or RedisCluster, got"

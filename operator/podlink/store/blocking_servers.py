@@ -6,9 +6,8 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final, cast
+from typing import Any, Final
 
-import hiredis
 import redis
 from redis import RedisCluster
 from redis.cluster import ClusterNode
@@ -17,7 +16,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 
 from podlink.domain.errors import RedisUnavailable
 from podlink.store import cluster
-from podlink.store.calls import Manner, Request, conversation
+from podlink.store.calls import Manner, Request, conversation, pack
 from podlink.store.circuit import Circuit
 from podlink.store.operations import Operation
 from podlink.store.outcomes import Lost, Reply, outcome, unavailable
@@ -30,9 +29,6 @@ _LIVELY_SECONDS: Final = 0.05
 
 Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], None]
 """Told of operations that ended, with their results and the seconds that took."""
-
-# Its annotations know bytes alone.
-_pack = cast("Callable[[Request], bytes]", hiredis.pack_command)
 
 
 class Server:
@@ -98,7 +94,7 @@ class Server:
             connection = self._connection()
             whole = False
             try:
-                packed = b"".join(map(_pack, requests))
+                packed = pack(requests)
                 sent = True
                 connection.send_packed_command([packed])
                 while len(replies) < len(requests):

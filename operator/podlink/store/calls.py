@@ -11,9 +11,10 @@ travel together have no order to keep, and are sent by digest.
 
 import functools
 import inspect
-from collections.abc import Callable, Generator, Sequence
-from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, get_args
+from collections.abc import Callable, Generator, Iterable, Sequence
+from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args
 
+import hiredis
 from redis.exceptions import NoPermissionError, NoScriptError, ResponseError
 
 from podlink.domain.errors import InvalidArgument, PodLinkError
@@ -140,6 +141,15 @@ def _writes(operation: Operation[Any]) -> bool:
 def _unconfirmed(operation: Operation[T], result: T | PodLinkError, wait: Request) -> T | PodLinkError:
     written = _writes(operation) and not isinstance(result, PodLinkError)
     return not_replicated(operation, int(wait[1])) if written else result
+
+
+# The stub says tuple[T] where a tuple of any length is meant.
+_pack: Final = cast("Callable[[Request], bytes]", hiredis.pack_command)
+
+
+def pack(requests: Iterable[Request]) -> bytes:
+    """Requests as they go over the wire."""
+    return b"".join(map(_pack, requests))
 
 
 def described_by(build: Callable[..., Any], method: M) -> M:

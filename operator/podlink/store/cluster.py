@@ -26,7 +26,7 @@ from redis.exceptions import (
 from podlink.domain import keys
 from podlink.domain.errors import NotReplicated, PodLinkError, RedisUnavailable, ScriptError
 from podlink.store import operations, scripts
-from podlink.store.operations import Operation, Shape
+from podlink.store.operations import Operation, Shape, replies
 from podlink.store.operations.base import command
 from podlink.store.outcomes import logger, outcome, unavailable
 
@@ -308,11 +308,7 @@ def _booking_shape(shape: Shape[Any]) -> Shape[tuple[Any, str, bool, str, str]]:
 
 def _booking(parse: Callable[[Any], Any], reply: Any) -> tuple[Any, str, bool, str, str]:
     result, given, temporary, taken, ends = reply
-    return parse(result), _text(given), int(temporary) == 1, _text(taken), _text(ends)
-
-
-def _text(reply: Any) -> str:
-    return reply.decode() if isinstance(reply, bytes) else str(reply)
+    return parse(result), replies.text(given), replies.flag(temporary), replies.text(taken), replies.text(ends)
 
 
 def _as_it_is(reply: Any) -> Any:

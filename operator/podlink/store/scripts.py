@@ -5,7 +5,7 @@ them in its top-level `lua/`.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,10 @@ class Script:
     args: tuple[str, ...]
     reply: str
     text: str
-    sha1: str
+    sha1: str = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "sha1", hashlib.sha1(self.text.encode(), usedforsecurity=False).hexdigest())
 
 
 def _source(name: str) -> str:
@@ -42,12 +45,7 @@ def _source(name: str) -> str:
 
 
 def _declare(name: str, *, keys: str, args: str = "", reply: str) -> Script:
-    text = _source(name)
-    return Script(name, tuple(keys.split()), tuple(args.split()), reply, text, _sha1(text))
-
-
-def _sha1(text: str) -> str:
-    return hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
+    return Script(name, tuple(keys.split()), tuple(args.split()), reply, _source(name))
 
 
 SET_LINK: Final = _declare(
@@ -129,15 +127,12 @@ ALL: Final = (
 )
 
 
-_READ_LINK_TEXT: Final = "return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}"
-
 READ_LINK: Final = Script(
     "readLink",
     ("link",),
     (),
     "{podId or nil, milliseconds to live}.",
-    _READ_LINK_TEXT,
-    _sha1(_READ_LINK_TEXT),
+    "return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}",
 )
 """What a cache has to know of a link, read in one step. It is no part of the contract with other clients."""
 
@@ -218,7 +213,7 @@ def _declare_batch() -> Script:
     # The one plain command that callers send as often as scripts.
     bodies += "-- GET\nfunction(KEYS) return redis.call('GET', KEYS[1]) end,\n"
     text = _BATCH_HEAD + bodies + _BATCH_TAIL
-    return Script("batch", ("key?",), ("run?",), "the reply of each call.", text, _sha1(text))
+    return Script("batch", ("key?",), ("run?",), "the reply of each call.", text)
 
 
 BATCH: Final = _declare_batch()

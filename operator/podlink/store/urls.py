@@ -60,7 +60,10 @@ class _Target(NamedTuple):
     path: Sequence[str]
     plain: str
     """The same as a URL of one server, without hosts and path: user, password and settings."""
+    query: dict[str, str]
+    """The settings in the URL, but for those of the Sentinels."""
     sentinel_login: dict[str, str]
+    encrypted: bool
 
 
 def open_client(flavour: Flavour, url: str, settings: dict[str, Any]) -> Any:
@@ -75,8 +78,8 @@ def open_client(flavour: Flavour, url: str, settings: dict[str, Any]) -> Any:
         InvalidArgument: the URL or a setting cannot be used. The text never repeats the URL: it may hold a password.
     """
     target = _read(url)
-    if urlsplit(url).scheme.startswith("rediss"):
-        _check_files(dict(parse_qsl(urlsplit(url).query)) | settings)
+    if target.encrypted:
+        _check_files(settings | target.query)
     try:
         match target.kind:
             case "sentinel":
@@ -165,7 +168,7 @@ def _read(url: str) -> _Target:
     login = {name: query.pop(f"sentinel_{name}") for name in ("username", "password") if f"sentinel_{name}" in query}
     user = parts.netloc.rpartition("@")[0]
     plain = urlunsplit((scheme, f"{user}@localhost" if user else "localhost", "", urlencode(query), ""))
-    return _Target(kind or "server", hosts, path, plain, login)
+    return _Target(kind or "server", hosts, path, plain, query, login, scheme == "rediss")
 
 
 def _hosts(netloc: str) -> list[str]:

@@ -14,7 +14,7 @@ from typing import Any, Final, cast
 import hiredis
 from redis.asyncio.connection import AbstractConnection
 
-from podlink.store.calls import Request
+from podlink.store.calls import Request, pack
 from podlink.store.outcomes import Lost, Reply, server_error
 
 _NOTHING_YET: Final = object()
@@ -51,9 +51,7 @@ class Wire(asyncio.Protocol):
     def send(self, requests: Sequence[Request], answered: Answered) -> None:
         """Send requests; `answered` is told the replies, or that they were lost, and is never called from in here."""
         self._under_way.append((len(requests), [], answered))
-        # The stub says tuple[T] where a tuple of any length is meant.
-        pack = cast("Callable[[Request], bytes]", hiredis.pack_command)
-        self._transport.write(b"".join(map(pack, requests)))
+        self._transport.write(pack(requests))
 
     def retire(self) -> None:
         """Take no more requests, and close when the last one is answered."""

@@ -11,6 +11,14 @@ def text(reply: Any) -> str:
     return reply.decode() if isinstance(reply, bytes) else str(reply)
 
 
+def utf8(reply: Any) -> str | None:
+    """Text, or None where it is none, and so not ours."""
+    try:
+        return text(reply)
+    except UnicodeDecodeError:
+        return None
+
+
 def optional_text(reply: Any) -> str | None:
     """Text, or None for a nil."""
     return None if reply is None else text(reply)

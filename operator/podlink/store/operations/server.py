@@ -78,11 +78,4 @@ def _run_id(reply: Any) -> str:
 
 def _slice(reply: Any) -> tuple[int, list[str]]:
     cursor, found = reply
-    return int(cursor), [key for key in map(_utf8, found) if key is not None]
-
-
-def _utf8(key: Any) -> str | None:
-    try:
-        return replies.text(key)
-    except UnicodeDecodeError:
-        return None
+    return int(cursor), [key for key in map(replies.utf8, found) if key is not None]

@@ -7,7 +7,6 @@ connection, and those of the executor are shared: a transaction would need one o
 which the load of a busy pod has changed again.
 """
 
-import hashlib
 import re
 from collections.abc import Callable, Iterable
 from typing import Any, Final, NamedTuple, TypeVar
@@ -79,15 +78,10 @@ class Member(NamedTuple):
         return f"{self.pod} {keys.link_key(self.namespace, self.uid, self.service)}"
 
 
-def _declare(name: str, key_names: str, arg_names: str, reply: str, text: str) -> Script:
-    sha1 = hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest()
-    return Script(name, tuple(key_names.split()), tuple(arg_names.split()), reply, text, sha1)
-
-
-_READ_LINKS: Final = _declare(
+_READ_LINKS: Final = Script(
     "recountReadLinks",
-    "links",
-    "",
+    ("links",),
+    (),
     "svc, podId, Unix ms at which the link ends or -1, svc, ... in one flat list.",
     """\
 -- As statefulGetLinkService, which deletes the same fields, but with the end of each link.
@@ -106,10 +100,10 @@ end
 return found
 """,
 )
-_READ_LOADS: Final = _declare(
+_READ_LOADS: Final = Script(
     "recountReadLoads",
-    "load expiry",
-    "",
+    ("load", "expiry"),
+    (),
     "{temporary links that have ended and are still counted, {podId, load, podId, load, ...}}.",
     """\
 local time = redis.call('TIME')
@@ -117,10 +111,10 @@ local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 return {redis.call('ZCOUNT', KEYS[2], '-inf', now), redis.call('HGETALL', KEYS[1])}
 """,
 )
-_MEND_LOAD: Final = _declare(
+_MEND_LOAD: Final = Script(
     "recountMendLoad",
-    "load",
-    "podId always ever least most",
+    ("load",),
+    ("podId", "always", "ever", "least", "most"),
     "{the load that was found, the load that is there now}.",
     """\
 -- Tally.lacks, with what the load is at this very moment as one more reading.
@@ -134,10 +128,10 @@ end
 return {found, found + lacks}
 """,
 )
-_MEND_MEMBER: Final = _declare(
+_MEND_MEMBER: Final = Script(
     "recountMendMember",
-    "load expiry",
-    "member podId found right unit",
+    ("load", "expiry"),
+    ("member", "podId", "found", "right", "unit"),
     "1, or 0 when the member is no longer what was found.",
     """\
 -- found and right are scores, or empty where there is, or must be, no such member; unit goes onto the load.
@@ -270,27 +264,20 @@ def _script(
     return Operation(shape, uid)
 
 
-def _text(value: Any) -> str | None:
-    try:
-        return value.decode() if isinstance(value, bytes) else str(value)
-    except UnicodeDecodeError:
-        return None  # not ours
-
-
 def _pod_id(value: Any) -> int | None:
     """A podId as the scripts write it; None for what another client put there."""
-    text = _text(value)
+    text = replies.utf8(value)
     return int(text) if text and _POD_ID(text) else None
 
 
 def _service_name(namespace: str, value: Any) -> str | None:
     """A service; None for a field that cannot be the name of one."""
-    text = _text(value)
+    text = replies.utf8(value)
     return text if text and keys.service_of_key(keys.state_key(namespace, text)) else None
 
 
 def _member(service: ServiceName, value: Any) -> Member | None:
-    text = _text(value) or ""
+    text = replies.utf8(value) or ""
     pod, _, link = text.partition(" ")
     pod_id, uid = _pod_id(pod), keys.uid_of_key(link.removesuffix(service.service))
     if pod_id is None or uid is None:
