@@ -49,44 +49,46 @@ if #ended > 0 then
   redis.call('ZREM', expiry, unpack(ended))
 end
 
-local links_of = {}
+local load_of = {}
 local loads = redis.call('HGETALL', load)
 for i = 1, #loads, 2 do
-  links_of[loads[i]] = tonumber(loads[i + 1])
+  load_of[loads[i]] = loads[i + 1]
 end
 
-local least, candidates = math.huge, {}
+local least, count, candidates = math.huge, 0, {}
 local pods = redis.call('HGETALL', states)
 for i = 1, #pods, 2 do
   if pods[i + 1] == 'Ready' then
-    local its_load = links_of[pods[i]] or 0
+    local pod = pods[i]
+    local its_load = tonumber(load_of[pod] or 0)
     if its_load < least then
-      least, candidates = its_load, {}
+      least, count = its_load, 0
     end
     if its_load == least then
-      candidates[#candidates + 1] = pods[i]
+      count = count + 1
+      candidates[count] = pod
     end
   end
 end
-if #candidates == 0 then
+if count == 0 then
   return -1
 end
 -- math.random would do the same in every run: its seed is reset before each script.
-local pod = candidates[time[2] % #candidates + 1]
+local pod = candidates[time[2] % count + 1]
 
 redis.call('HSET', links, svc, pod)
 -- The unit of an expired link to this very pod that nobody has settled yet passes on to the new link.
-local member, unsettled = pod .. ' ' .. link, nil
+local taken
 if ends then
   redis.call('SET', link, pod, 'PXAT', ends)
   -- Servers without per-field expiry answer an error here; there the field is pruned when it is read.
   redis.pcall('HPEXPIREAT', links, ends, 'FIELDS', 1, svc)
-  unsettled = redis.call('ZADD', expiry, ends, member) == 0
+  taken = redis.call('ZADD', expiry, ends, pod .. ' ' .. link) == 1
 else
   redis.call('SET', link, pod)
-  unsettled = redis.call('ZREM', expiry, member) == 1
+  taken = redis.call('ZREM', expiry, pod .. ' ' .. link) == 0
 end
-if not unsettled then
+if taken then
   redis.call('HINCRBY', load, pod, 1)
 end
 

@@ -26,7 +26,7 @@ local temporary = previous and redis.call('PTTL', link) >= 0
 local window = persist > 0
 
 -- The field goes even when there is no string: none outlives its string.
-local listed = redis.call('HDEL', links, svc)
+local listed = redis.call('HDEL', links, svc) == 1
 if not previous then
   return booking and {0, '', 0, '', ''} or 0
 end
@@ -42,16 +42,16 @@ end
 if load then
   -- A temporary link holds its unit of load as long as it is a member of expiry: a link in its reconnect window, and
   -- one written by a client that keeps no load, hold none. A permanent link holds one while it is listed.
-  local held = listed
+  local given = listed and previous
   if temporary then
-    held = redis.call('ZREM', expiry, previous .. ' ' .. link)
+    given = redis.call('ZREM', expiry, previous .. ' ' .. link) == 1 and previous
   end
-  if held == 1 and redis.call('HINCRBY', load, previous, -1) <= 0 then
-    redis.call('HDEL', load, previous)
+  if given and redis.call('HINCRBY', load, given, -1) <= 0 then
+    redis.call('HDEL', load, given)
   end
 end
 
 if booking then
-  return {1, (temporary or listed == 1) and previous or '', temporary and 1 or 0, '', ''}
+  return {1, (temporary or listed) and previous or '', temporary and 1 or 0, '', ''}
 end
 return 1

@@ -20,10 +20,9 @@ local link, links, load, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local svc, pod, persist, book = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local booking = book and book ~= ''
 
--- All reads come before the first write: a key of the wrong type must not leave half a link.
+-- Both keys are looked at before the link is set: one of the wrong type must not leave half a link.
 local previous = redis.call('GET', link)
 local temporary = previous and redis.call('PTTL', link) >= 0
-local listed = previous and redis.call('HEXISTS', links, svc)
 
 local ends
 if persist > 0 then
@@ -31,7 +30,7 @@ if persist > 0 then
   ends = string.format('%.0f', now[1] * 1000 + math.floor(now[2] / 1000) + persist * 1000)
 end
 
-redis.call('HSET', links, svc, pod)
+local listed = redis.call('HSET', links, svc, pod) == 0
 if ends then
   redis.call('SET', link, pod, 'PXAT', ends)
   -- Servers without per-field expiry answer an error here; there the field is pruned when it is read.
@@ -41,31 +40,30 @@ else
 end
 
 if load then
-  if previous then
-    -- A temporary link holds its unit of load as long as it is a member of expiry: a link in its reconnect window,
-    -- and one written by a client that keeps no load, hold none. A permanent link holds one while it is listed.
-    local held = listed
-    if temporary then
-      held = redis.call('ZREM', expiry, previous .. ' ' .. link)
-    end
-    if held == 1 and redis.call('HINCRBY', load, previous, -1) <= 0 then
-      redis.call('HDEL', load, previous)
-    end
+  -- A temporary link holds its unit of load as long as it is a member of expiry: a link in its reconnect window, and
+  -- one written by a client that keeps no load, hold none. A permanent link holds one while it is listed.
+  local given, taken = listed and previous, pod
+  if temporary then
+    given = redis.call('ZREM', expiry, previous .. ' ' .. link) == 1 and previous
   end
   -- The unit of an expired link to this very pod that nobody has settled yet passes on to the new link.
-  local member, unsettled = pod .. ' ' .. link, nil
   if ends then
-    unsettled = redis.call('ZADD', expiry, ends, member) == 0
-  else
-    unsettled = redis.call('ZREM', expiry, member) == 1
+    taken = redis.call('ZADD', expiry, ends, pod .. ' ' .. link) == 1 and pod
+  elseif not previous then
+    taken = redis.call('ZREM', expiry, pod .. ' ' .. link) == 0 and pod
   end
-  if not unsettled then
-    redis.call('HINCRBY', load, pod, 1)
+  if given ~= taken then
+    if given and redis.call('HINCRBY', load, given, -1) <= 0 then
+      redis.call('HDEL', load, given)
+    end
+    if taken then
+      redis.call('HINCRBY', load, taken, 1)
+    end
   end
 end
 
 if booking then
-  local given = previous and (temporary or listed == 1) and previous or ''
+  local given = (temporary or listed) and previous or ''
   return {previous or -1, given, temporary and 1 or 0, pod, ends or ''}
 end
 return previous or -1

@@ -43,13 +43,13 @@ end
 
 if load then
   -- The unit of an expired link to this very pod that nobody has settled yet passes on to the new link.
-  local member, unsettled = pod .. ' ' .. link, nil
+  local taken
   if ends then
-    unsettled = redis.call('ZADD', expiry, ends, member) == 0
+    taken = redis.call('ZADD', expiry, ends, pod .. ' ' .. link) == 1
   else
-    unsettled = redis.call('ZREM', expiry, member) == 1
+    taken = redis.call('ZREM', expiry, pod .. ' ' .. link) == 0
   end
-  if not unsettled then
+  if taken then
     redis.call('HINCRBY', load, pod, 1)
   end
 end

@@ -72,40 +72,51 @@ _FIELD_LIVES = "redis.pcall('HPEXPIREAT', links, ends, 'FIELDS', 1, svc)"
 _TEMPORARY = "redis.call('SET', link, pod, 'PXAT', ends)"
 _PERMANENT = "redis.call('SET', link, pod)"
 _COUNT = "redis.call('HINCRBY', load, pod, 1)"
-_UNCOUNT = "redis.call('HINCRBY', load, previous, -1) <= 0"
-_DROP_ZERO = "redis.call('HDEL', load, previous)"
-_ENDED_MEMBER = "held = redis.call('ZREM', expiry, previous .. ' ' .. link)"
-_HELD = "local held = listed"
+_COUNT_TAKEN = "redis.call('HINCRBY', load, taken, 1)"
+_UNCOUNT = "redis.call('HINCRBY', load, given, -1) <= 0"
+_DROP_ZERO = "redis.call('HDEL', load, given)"
+_ENDED_MEMBER = "given = redis.call('ZREM', expiry, previous .. ' ' .. link) == 1 and previous"
+_UNSETTLED_ENDS = "redis.call('ZADD', expiry, ends, pod .. ' ' .. link) == 1"
+_UNSETTLED = "redis.call('ZREM', expiry, pod .. ' ' .. link) == 0"
+_LISTED = "= listed and previous"
 _GIVEN_AT_ALL = "local window = persist > 0"
 _DELISTED = "redis.call('HDEL', links, svc)"
 _NOT_READY = "if pods[i + 1] == 'Ready' then"
-_TIE = "time[2] % #candidates + 1"
-_ITS_LOAD = "local its_load = links_of[pods[i]] or 0"
+_TIE = "time[2] % count + 1"
+_ITS_LOAD = "local its_load = tonumber(load_of[pod] or 0)"
 _SETTLED = "redis.call('ZREM', expiry, unpack(ended))"
 _DUE = "'-inf', string.format('%.0f', now),"
 _UNIT_BACK = "redis.call('HINCRBY', load, its_pod, -1) <= 0"
 _BOUND = "'LIMIT', 0, 1000"
 
 
-def _linking(script: str) -> Iterator[Mutant]:
+def _linking(script: str, count: str = _COUNT) -> Iterator[Mutant]:
     """What the scripts that make links have in common."""
     yield Mutant(script, _FIELD, "", "forgets the field")
     yield Mutant(script, _TEMPORARY, _PERMANENT, "forgets the time to live")
     yield Mutant(script, "persist * 1000)", "persist)", "takes seconds for milliseconds")
     yield Mutant(script, _FIELD_LIVES, "", "gives the field no time to live")
     yield Mutant(script, _PERMANENT, "redis.call('SET', link, pod, 'PX', 99999999)", "makes no permanent link")
-    yield Mutant(script, _COUNT, "", "forgets the load")
-    yield Mutant(script, "if not unsettled then", "if true then", "counts a link of an unsettled pod twice", LOADS)
-    yield Mutant(script, "unsettled = redis.call('ZADD', expiry, ends, member) == 0", "", "forgets when the load ends")
+    yield Mutant(script, count, "", "forgets the load")
+    yield Mutant(
+        script, _UNSETTLED_ENDS, f"{_UNSETTLED_ENDS} or true", "counts an unsettled link that ends twice", LOADS
+    )
+    yield Mutant(script, _UNSETTLED, "true", "counts an unsettled link twice", LOADS)
+    yield Mutant(script, _UNSETTLED_ENDS, "true", "forgets when the load ends")
 
 
 def _replacing(script: str) -> Iterator[Mutant]:
     """What the scripts that replace a link have in common."""
     yield Mutant(script, _UNCOUNT, "false", "leaves the load with the pod before")
     yield Mutant(script, _DROP_ZERO, "", "keeps a load of zero")
-    yield Mutant(script, _ENDED_MEMBER, "held = 1", "leaves the end of the link before")
+    yield Mutant(script, _ENDED_MEMBER, "given = previous", "leaves the end of the link before")
     yield Mutant(script, _ENDED_MEMBER, "", "takes the load of a link in its reconnect window off again")
-    yield Mutant(script, _HELD, "local held = 1", "takes off a load that a link which nobody lists never had", WIRE)
+    yield Mutant(script, _LISTED, "= previous", "takes off a load that a link which nobody lists never had", WIRE)
+
+
+def _relinking(script: str) -> Iterator[Mutant]:
+    """What the scripts that may link a uid to the pod it has do about its load."""
+    yield Mutant(script, "if given ~= taken then", "if not given then", "leaves the load behind on a move")
 
 
 def _writing_after_reading(script: str) -> Iterator[Mutant]:
@@ -134,8 +145,8 @@ def _removing(script: str) -> Iterator[Mutant]:
     yield Mutant(script, _DELISTED, f"window and 1 or {_DELISTED}", "keeps the field in the reconnect window")
     yield Mutant(
         script,
-        f"local listed = {_DELISTED}\nif not previous then",
-        f"if not previous then return 0 end\nlocal listed = {_DELISTED}\nif false then",
+        f"local listed = {_DELISTED} == 1\nif not previous then",
+        f"if not previous then return 0 end\nlocal listed = {_DELISTED} == 1\nif false then",
         "keeps a field whose string is gone",
         LISTED,
     )
@@ -154,7 +165,7 @@ def _picking(script: str) -> Iterator[Mutant]:
         script, "if its_load < least then", "if its_load > least or least == math.huge then", "picks the most loaded"
     )
     yield Mutant(script, _TIE, "1", "piles ties on the first pod", PICKED)
-    yield Mutant(script, "if #candidates == 0 then", "if false then", "does not know what to do without a pod")
+    yield Mutant(script, "if count == 0 then", "if false then", "does not know what to do without a pod")
 
 
 def _settling(script: str) -> Iterator[Mutant]:
@@ -167,8 +178,9 @@ def _settling(script: str) -> Iterator[Mutant]:
 
 
 def _links() -> Iterator[Mutant]:
-    yield from _linking("statefulSetLink")
+    yield from _linking("statefulSetLink", _COUNT_TAKEN)
     yield from _replacing("statefulSetLink")
+    yield from _relinking("statefulSetLink")
     yield from _writing_after_reading("statefulSetLink")
     yield from _booking("statefulSetLink")
     told = "\nreturn previous or -1"
@@ -180,8 +192,9 @@ def _links() -> Iterator[Mutant]:
 
     name = "statefulTrySetLink"
     refusal = "if previous and not temporary and previous ~= pod and previous ~= expected then"
-    yield from _linking(name)
+    yield from _linking(name, _COUNT_TAKEN)
     yield from _replacing(name)
+    yield from _relinking(name)
     yield from _writing_after_reading(name)
     yield Mutant(name, refusal, "if false then", "drops the comparison")
     yield Mutant(name, " and previous ~= expected", "", "ignores who is expected")
@@ -253,7 +266,7 @@ def _services() -> Iterator[Mutant]:
     )
     yield Mutant(name, "left >= 0 and returned", "returned", "gives back what was not reserved", PICKS)
     yield Mutant(name, "HINCRBY', load, taken, 1", "HINCRBY', load, taken, 0", "books nothing", TWO, CLUSTER)
-    yield Mutant(name, "ZADD', expiry, ends, member", "ZCARD', expiry", "books no end", TWO, CLUSTER)
+    yield Mutant(name, "ZADD', expiry, ends, taken", "ZCARD', expiry", "books no end", TWO, CLUSTER)
     yield Mutant(name, "redis.call('HDEL', load, returned)", "", "lets the load fall below zero")
 
     name = "statefulGetService"

@@ -9,7 +9,7 @@ import pytest
 from podlink import Service, StatefulExecutor
 from podlink.store import operations
 from sandbox.processes import until_async
-from store.harness import EXPIRY, LINK, LINKS, LOAD, NS, STATE, SVC, UID, WAYS_TO_LINK, Awaited, Wire
+from store.harness import EXPIRY, LINK, LINKS, LOAD, NS, ONE_PRIMARY, STATE, SVC, UID, WAYS_TO_LINK, Awaited, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -178,6 +178,24 @@ async def test_new_link_before_the_expired_one_was_settled(
     for _ in range(2):
         settled = await executor.get_service(NS, SVC)
     assert {pod: 1} == {p: n for p, n in settled.loads.items() if n}
+
+
+@pytest.mark.parametrize("way", sorted(WAYS_TO_LINK.keys() - {"compute"}))
+async def test_new_link_takes_over_what_another_client_removed(executor: Awaited, raw: redis.Redis, way: str) -> None:
+    await relink_what_another_client_removed(executor, raw, way)
+
+
+@pytest.mark.only_on(*ONE_PRIMARY, reason="in a Cluster the pick has reserved a unit of its own before")
+async def test_pick_takes_over_what_another_client_removed(executor: Awaited, raw: redis.Redis) -> None:
+    await relink_what_another_client_removed(executor, raw, "compute")
+
+
+async def relink_what_another_client_removed(executor: Awaited, raw: redis.Redis, way: str) -> None:
+    await executor.set_linked_pod(NS, UID, SVC, 1, persist_seconds=60)
+    raw.delete(LINK, LINKS)  # by a client that keeps no load
+    await WAYS_TO_LINK[way](executor, 1, -1)
+    assert raw.hgetall(LOAD) == {"1": "1"}
+    assert raw.exists(EXPIRY) == 0
 
 
 async def test_mass_expiry_is_settled_in_bounded_steps(executor: Awaited, raw: redis.Redis) -> None:

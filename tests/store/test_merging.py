@@ -32,10 +32,21 @@ async def test_calls_at_once_are_few_for_the_server(aexecutor: StatefulExecutor,
     wire.redis.config_resetstat()
     told = await asyncio.gather(*(aexecutor.set_linked_pod(NS, f"u{n}", SVC, n % 3) for n in range(500)))
     assert told == [None] * 500
-    # The first alone, the rest by 64, and each form of the script once more when the server did not know it.
+    # The first alone, the rest by 50 at most, and each form of the script once more when the server did not know it.
     assert wire.evalsha_calls() <= 20
     assert wire.redis.hgetall(LOAD) == {"0": "167", "1": "167", "2": "166"}
     assert wire.redis.get("sf:{games:lk:u499}lobby") == "1"
+
+
+@pytest.mark.only_on(*ONE_PRIMARY, reason="each server of a Cluster counts its own calls")
+async def test_calls_at_once_keep_the_server_and_the_callers_busy(server: Topology, wire: Wire) -> None:
+    async with StatefulExecutor.from_url(server.url) as executor:
+        await asyncio.gather(*(executor.run(link(n)) for n in range(40)))
+    async with StatefulExecutor.from_url(server.url) as executor:
+        wire.redis.config_resetstat()
+        # They wait for the connection together, and leave in two halves: the server works on one of them at a time.
+        await asyncio.gather(*(executor.run(link(n)) for n in range(40)))
+    assert wire.evalsha_calls() == 2
 
 
 @pytest.mark.only_on(*ONE_PRIMARY, reason="calls to a Cluster are merged by server, not by script")
@@ -150,6 +161,14 @@ def test_batches_hold_so_many_calls_at_most() -> None:
     merged = list(merge([*many, read, read, link(0), operations.get_linked_services(NS, UID)]))
     assert [count for _, count in merged] == [BATCH_SIZE, BATCH_SIZE, 5]
     assert {operation.target for operation, _ in merged} == {"batch"}
+
+
+def test_a_batch_holds_fewer_of_what_keeps_the_server_longer() -> None:
+    computes = [operations.compute_linked_pod_if_absent(NS, f"u{n}", SVC) for n in range(25)]
+    assert [count for _, count in merge(computes)] == [10, 10, 5]
+    temporary = [operations.set_linked_pod(NS, f"u{n}", SVC, 1, persist_seconds=60) for n in range(17)]
+    assert [count for _, count in merge(temporary)] == [16, 1]
+    assert [count for _, count in merge([*computes[:9], *[link(n) for n in range(7)]])] == [14, 2]
 
 
 def test_reads_alone_travel_as_one_command() -> None:

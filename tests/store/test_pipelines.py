@@ -147,6 +147,15 @@ def test_nothing_is_sent_a_fourth_time() -> None:
     assert "still unknown" in str(error)
 
 
+def test_a_batch_with_too_few_replies_fails_each_of_its_calls() -> None:
+    talk = conversation([move(1), move(2), move(3)], Manner(merged=True))
+    next(talk)
+    with pytest.raises(StopIteration) as end:
+        talk.send([[b"-1", b"1"]])
+    assert [type(error) for error in end.value.value] == [ScriptError] * 3
+    assert "2 replies to 3 calls" in str(end.value.value[0])
+
+
 def test_refused_loading_tells_the_reason() -> None:
     talk = conversation([move(1)])
     next(talk)

@@ -177,6 +177,7 @@ class StatefulExecutor:
         """Run many operations in one pipeline, in order, but not as a transaction.
 
         On Redis Cluster the order holds among operations of one uid, or of one service.
+        Where another client flushes the scripts in the middle of it, calls of these scripts come last.
 
         Returns:
             For each operation, in its place, its own result or its own error.

@@ -21,9 +21,6 @@ from podlink.store.circuit import Circuit
 from podlink.store.operations import Operation
 from podlink.store.outcomes import Lost, Reply, outcome, unavailable
 
-_FRESH_SECONDS: Final = 0.25
-"""A map of a cluster that is so new is not asked for again."""
-
 _LIVELY_SECONDS: Final = 0.05
 """A connection that was idle for longer is looked at before it is used."""
 
@@ -238,7 +235,7 @@ class ClusterServers:
             if self._client is None:
                 self._client = self._first_client()
             client = self._client
-        old = (anew or self._stale) and time.monotonic() - self._asked_at > _FRESH_SECONDS
+        old = (anew or self._stale) and time.monotonic() - self._asked_at > cluster.FRESH_SECONDS
         if old and self._asking.acquire(blocking=False):
             try:
                 client.nodes_manager.initialize()
@@ -250,7 +247,7 @@ class ClusterServers:
         return client
 
     def _first_client(self) -> RedisCluster:
-        if self._refused is not None and time.monotonic() - self._asked_at < _FRESH_SECONDS:
+        if self._refused is not None and time.monotonic() - self._asked_at < cluster.FRESH_SECONDS:
             raise self._refused
         try:
             return self._connect()

@@ -71,8 +71,7 @@ def conversation(
         if count > 1 and isinstance(answer, NoPermissionError):
             # The keys of one call may be out of bounds; those of the others need not be. Nothing has run.
             refused += range(len(replies), len(replies) + count)
-        # What befell the whole parcel befell each in it.
-        replies += answer if count > 1 and isinstance(answer, list) else [answer] * count
+        replies += _of_each(answer, count)
     if refused:
         alone, confirmed = yield from _talk([operations[slot] for slot in refused], manner)
         for slot, answer in zip(refused, alone, strict=True):
@@ -81,6 +80,15 @@ def conversation(
     if confirmed:
         return results
     return [_unconfirmed(operation, result, manner.wait) for operation, result in zip(operations, results, strict=True)]
+
+
+def _of_each(answer: Reply, count: int) -> list[Reply]:
+    """The reply to each of the calls that travelled as one."""
+    if count == 1 or not isinstance(answer, list):
+        return [answer] * count  # what befell the whole parcel befell each in it
+    if len(answer) != count:
+        return [ResponseError(f"{len(answer)} replies to {count} calls")] * count
+    return answer
 
 
 def _talk(operations: Sequence[Operation[Any]], manner: Manner) -> Conversation[tuple[list[Reply], bool]]:

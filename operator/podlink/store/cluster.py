@@ -40,6 +40,9 @@ UNREACHABLE: Final = (RedisError, RedisClusterException, OSError)
 ASKING: Final = command("asking", "ASKING", lambda _: True)
 """Sent ahead of an operation to a server that is about to take its slot over."""
 
+FRESH_SECONDS: Final = 0.25
+"""A map of a cluster that is so new is not asked for again."""
+
 _BOOKED: Final = frozenset(
     {
         scripts.SET_LINK,

@@ -17,9 +17,6 @@ from podlink.store.node import Connect
 from podlink.store.operations import Operation
 from podlink.store.outcomes import Lost, outcome, timeout_error, unavailable
 
-_FRESH_SECONDS: Final = 0.25
-"""A map of a cluster that is so new is not asked for again."""
-
 _PATIENCE: Final = 1.05
 """Of a call, in time-outs: one step that is late says itself whether it was sent."""
 
@@ -188,7 +185,7 @@ class ClusterServers:
         """Ask for the cluster's map in the background, unless that was done a moment ago."""
         now = time.monotonic()
         asking = self._asking
-        if asking is None or asking.cancelled() or (asking.done() and now - self._asked_at > _FRESH_SECONDS):
+        if asking is None or asking.cancelled() or (asking.done() and now - self._asked_at > cluster.FRESH_SECONDS):
             self._asked_at = now
             asking = self._asking = asyncio.get_running_loop().create_task(self._ask())
             asking.add_done_callback(_heard)

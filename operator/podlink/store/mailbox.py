@@ -17,6 +17,7 @@ from redis.exceptions import ReadOnlyError
 
 from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.store.calls import Conversation, Manner, conversation
+from podlink.store.merging import BATCH_SIZE
 from podlink.store.node import Node
 from podlink.store.operations import Operation
 from podlink.store.outcomes import Lost, Reply, outcome, timeout_error
@@ -26,11 +27,8 @@ T = TypeVar("T")
 FLIGHTS: Final = 8
 """Batches under way at a time: while the server works on some, others are packed or unpacked."""
 
-FEW: Final = 16
-"""So few calls do not make a second batch beside one that is under way: they would stay a small one for good."""
-
-MOST: Final = 64
-"""Calls of one batch, which is one script call then."""
+FEW: Final = 4
+"""So few calls do not make a second batch beside one that is under way: too few share what a batch costs."""
 
 Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], None]
 """Told of operations that ended, with their results and the seconds that took."""
@@ -202,8 +200,14 @@ class Mailbox:
                 self._node.open(self._opened)
             return
         letters = self._letters
+        size = BATCH_SIZE
+        if not self._batches and len(letters) >= 2 * FEW:
+            # An idle server gets half of them first, and works on it while the other half is packed; later, it works on
+            # either half while the callers of the other go on. In one piece, server and callers would wait for each
+            # other in turns, and for good: whoever is answered together asks together again.
+            size = min(size, (len(letters) + 1) // 2)
         while letters and (not self._batches or (len(letters) >= FEW and len(self._batches) < FLIGHTS)):
-            taken = [letters.popleft() for _ in range(min(MOST, len(letters)))]
+            taken = [letters.popleft() for _ in range(min(size, len(letters)))]
             wanted = [letter for letter in taken if not letter[1].done()]
             if wanted:
                 self._send(_Flight(_Batch(wanted, self._manner)), self._batches)

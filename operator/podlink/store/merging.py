@@ -1,4 +1,4 @@
-"""Puts the calls of many callers together, so that up to 64 of them travel, and run, as one.
+"""Puts the calls of many callers together, so that up to 50 of them travel, and run, as one.
 
 The server spends less on one script call of many operations than on as many calls, and so does the client. Callers see
 nothing of it: each has its own reply, or its own error.
@@ -12,8 +12,9 @@ from typing import Any, Final, TypeAlias
 from podlink.store import scripts
 from podlink.store.operations import Operation, Shape
 
-BATCH_SIZE: Final = 64
-"""Operations of one script call. The gain of more is small, and the server serves nobody else meanwhile."""
+BATCH_SIZE: Final = 50
+"""Permanent links of one script call, or as much work of other kinds. The gain of more is small, and the server serves
+nobody else meanwhile."""
 
 READ_SIZE: Final = 256
 """Keys of one MGET, which takes the server less time than a script call of BATCH_SIZE."""
@@ -47,9 +48,12 @@ def merge(operations: Sequence[Operation[Any]]) -> Iterator[tuple[Operation[Any]
             yield from ((call, 1) for call in calls)
             continue
         while calls:
-            load.append((shape, calls[:room]))
-            calls, room = calls[room:], room - len(calls[:room])
-            if not room:
+            fit = room // shape.weight
+            if fit:
+                load.append((shape, calls[:fit]))
+                room -= len(calls[:fit]) * shape.weight
+                calls = calls[fit:]
+            else:
                 yield _sealed(load, pack)
                 load, room = [], size
     if load:

@@ -15,6 +15,9 @@ S = TypeVar("S", bound="Shape[Any]")
 T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
+PICK_WEIGHT: Final = 5
+"""`Shape.weight` of what reads all pods of a service, of which ten are a usual number."""
+
 _SHAPES: Final = 4096
 """Shapes remembered of each kind: services of a gateway times the life times it gives to links."""
 
@@ -37,6 +40,7 @@ class Shape(Generic[T_co]):
         namespace: for logs; None where it does not apply, as with the next.
         service: for logs.
         node: address of the one server of a cluster that is asked, where no key says which.
+        weight: how long the server takes for one, as a multiple of what a permanent link takes.
         target: name of the script, or of the command where there is none; empty when there is nothing to ask.
     """
 
@@ -52,6 +56,7 @@ class Shape(Generic[T_co]):
     namespace: str | None = None
     service: str | None = None
     node: str | None = None
+    weight: int = 1
     target: str = field(init=False)
 
     def __post_init__(self) -> None:

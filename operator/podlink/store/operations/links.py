@@ -6,10 +6,13 @@ from typing import Any, Final, TypeVar
 from podlink.domain import keys
 from podlink.store import scripts
 from podlink.store.operations import replies
-from podlink.store.operations.base import Operation, Shape, command, remembered
+from podlink.store.operations.base import PICK_WEIGHT, Operation, Shape, command, remembered
 from podlink.store.scripts import Script
 
 T = TypeVar("T")
+
+_TEMPORARY_WEIGHT: Final = 3
+"""It is dated in three places."""
 
 _NO_KEY: Final = -2
 """How PTTL says that there is no key."""
@@ -265,7 +268,13 @@ def set_shape(namespace: str, service: str, persist_seconds: int) -> Shape[int |
     """Of `set_linked_pod`; each call adds the podId."""
     keys.check_persist(persist_seconds)
     return _link_shape(
-        "set_linked_pod", scripts.SET_LINK, replies.optional_pod, namespace, service, after=(persist_seconds,)
+        "set_linked_pod",
+        scripts.SET_LINK,
+        replies.optional_pod,
+        namespace,
+        service,
+        after=(persist_seconds,),
+        weight=_weight(persist_seconds),
     )
 
 
@@ -273,7 +282,14 @@ def set_shape(namespace: str, service: str, persist_seconds: int) -> Shape[int |
 def try_set_shape(namespace: str, service: str, persist_seconds: int) -> Shape[tuple[bool, int]]:
     """Of `try_set_linked_pod`; each call adds podId, persist and expected ("" for none)."""
     keys.check_persist(persist_seconds)
-    return _link_shape("try_set_linked_pod", scripts.TRY_SET_LINK, replies.set_and_pod, namespace, service)
+    return _link_shape(
+        "try_set_linked_pod",
+        scripts.TRY_SET_LINK,
+        replies.set_and_pod,
+        namespace,
+        service,
+        weight=_weight(persist_seconds),
+    )
 
 
 @remembered
@@ -287,6 +303,7 @@ def set_if_absent_shape(namespace: str, service: str, persist_seconds: int) -> S
         namespace,
         service,
         after=(persist_seconds,),
+        weight=_weight(persist_seconds),
     )
 
 
@@ -302,6 +319,7 @@ def compute_shape(namespace: str, service: str, persist_seconds: int) -> Shape[i
         service,
         after=(persist_seconds,),
         further_keys=(keys.state_key(namespace, service),),
+        weight=PICK_WEIGHT,
     )
 
 
@@ -310,7 +328,13 @@ def remove_shape(namespace: str, service: str, persist_seconds: int) -> Shape[bo
     """Of `remove_linked_pod`; a call adds nothing."""
     keys.check_release_persist(persist_seconds)
     return _link_shape(
-        "remove_linked_pod", scripts.REMOVE_LINK, replies.flag, namespace, service, after=(persist_seconds,)
+        "remove_linked_pod",
+        scripts.REMOVE_LINK,
+        replies.flag,
+        namespace,
+        service,
+        after=(persist_seconds,),
+        weight=_weight(persist_seconds),
     )
 
 
@@ -325,6 +349,7 @@ def remove_with_id_shape(namespace: str, service: str, persist_seconds: int) -> 
         namespace,
         service,
         after=(persist_seconds,),
+        weight=_weight(persist_seconds),
     )
 
 
@@ -395,6 +420,7 @@ def _link_shape(
     *,
     after: tuple[int, ...] = (),
     further_keys: tuple[str, ...] = (),
+    weight: int = 1,
 ) -> Shape[T]:
     keys.check_namespace(namespace)
     keys.check_service(service)
@@ -409,7 +435,12 @@ def _link_shape(
         after=after,
         namespace=namespace,
         service=service,
+        weight=weight,
     )
+
+
+def _weight(persist_seconds: int) -> int:
+    return _TEMPORARY_WEIGHT if persist_seconds > 0 else 1
 
 
 def _check_link(namespace: str, uid: str, service: str) -> None:

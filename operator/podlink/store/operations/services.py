@@ -8,7 +8,7 @@ from podlink.domain import keys
 from podlink.domain.errors import InvalidArgument
 from podlink.store import scripts
 from podlink.store.operations import replies
-from podlink.store.operations.base import Operation, Shape, command, remembered
+from podlink.store.operations.base import PICK_WEIGHT, Operation, Shape, command, remembered
 from podlink.store.scripts import Script
 
 T = TypeVar("T")
@@ -329,6 +329,7 @@ def _service_shape(name: str, script: Script, parse: Callable[[Any], T], namespa
         ),
         namespace=namespace,
         service=service,
+        weight=PICK_WEIGHT,
     )
 
 
