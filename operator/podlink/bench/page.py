@@ -21,6 +21,8 @@ your own Redis the same way, in keys of its own that it removes again. All round
 
 - All contenders work on the same links with the same script (`statefulSetLink` with its four keys), each in a process
   of its own, in turn: a round of each, then the next round. The first number is the median of the rounds.
+- Each of these calls links a user to the pod that the user is linked to already, which writes string and hash anew. A
+  link that moves to another pod changes the loads of both besides; the links of the largest batch below move.
 - A line with `…` is a ratio. It is formed in each round, of figures that were measured shortly one after the other; so
   its median is not exactly the ratio of the two medians above.
 - **P** is the number of requests in flight on a connection, **c** the number of connections.
