@@ -37,6 +37,9 @@ them; returns a result or a PodLinkError."""
 UNREACHABLE: Final = (RedisError, RedisClusterException, OSError)
 """What redis-py raises where a cluster's map cannot be had; the second is no RedisError."""
 
+ELSEWHERE: Final = (MovedError, AskError, TryAgainError, ClusterDownError)
+"""How a server says that an operation, which it has not run, is to be sent elsewhere or again."""
+
 ASKING: Final = command("asking", "ASKING", lambda _: True)
 """Sent ahead of an operation to a server that is about to take its slot over."""
 
@@ -167,7 +170,7 @@ def _followed(many: Sequence[Operation[Any]], timeout_seconds: float, *, ordered
     moved: list[MovedError] = []
     pauses = _pauses()
     pause = 0.0
-    while left and time.monotonic() + pause <= deadline:
+    while left:
         answers = yield Round([(many[slot], ask) for slot, ask in left], moved, pause, ordered)
         asked, left, moved, pause = left, [], [], 0.0
         for (slot, _), answer in zip(asked, answers, strict=True):
@@ -183,6 +186,8 @@ def _followed(many: Sequence[Operation[Any]], timeout_seconds: float, *, ordered
                     left.append((slot, None))
                 case _:
                     pass
+        if time.monotonic() + pause > deadline:
+            break
     return results
 
 
@@ -192,6 +197,12 @@ def _pauses() -> Iterator[float]:
     while True:
         yield longest * (1 - random.random() / 2)  # noqa: S311 - it guards nothing
         longest = min(longest * 2, _LONGEST_PAUSE_SECONDS)
+
+
+def takes_one_step(operation: Operation[Any]) -> bool:
+    """Whether an operation has all of its keys in one slot, and nothing to do in another."""
+    script = operation.script
+    return operation.target != "MGET" and script is not scripts.COMPUTE_LINK_IF_ABSENT and script not in _BOOKED
 
 
 def _steps(operation: Operation[Any]) -> Steps:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Final
+from typing import Any, Final, TypeVar, cast
 
 from redis.asyncio import RedisCluster
 from redis.asyncio.retry import Retry
@@ -16,6 +16,8 @@ from podlink.store.mailbox import Mailbox
 from podlink.store.node import Connect
 from podlink.store.operations import Operation
 from podlink.store.outcomes import Lost, outcome, timeout_error, unavailable
+
+T = TypeVar("T")
 
 _PATIENCE: Final = 1.05
 """Of a call, in time-outs: one step that is late says itself whether it was sent."""
@@ -41,7 +43,30 @@ class ClusterServers:
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = float("-inf")
 
-    async def run(self, many: Sequence[Operation[Any]], *, ordered: bool = False) -> list[Any]:
+    async def run_one(self, operation: Operation[T]) -> T:
+        """Run one operation; see `run`.
+
+        Raises:
+            PodLinkError: its own.
+        """
+        since = time.monotonic()
+        if cluster.takes_one_step(operation) and self._map.slots_cache:
+            # Nothing has to follow, so no task has to go on without the caller.
+            try:
+                return cast("T", await self._post(operation, None))
+            except PodLinkError as error:
+                if not isinstance(error.__cause__, cluster.ELSEWHERE):
+                    if isinstance(error, RedisUnavailable):
+                        self._refresh()
+                    raise
+        (result,) = await self.run([operation], since=since)
+        if isinstance(result, PodLinkError):
+            raise result
+        return cast("T", result)
+
+    async def run(
+        self, many: Sequence[Operation[Any]], *, ordered: bool = False, since: float | None = None
+    ) -> list[Any]:
         """Run operations; each has its own result, or PodLinkError, in its own place.
 
         Without order, each goes through its steps by itself, so that a server that hangs holds up no other's. All go
@@ -51,24 +76,27 @@ class ClusterServers:
         Args:
             many: the operations.
             ordered: whether those of one uid, or of one service, keep their order.
+            since: monotonic time at which the call began; None: now.
         """
         if not many:
             return []
         loop = asyncio.get_running_loop()
         groups = [many] if ordered else [[operation] for operation in many]
-        tasks = [loop.create_task(self._run(group, ordered=ordered)) for group in groups]
+        spent = time.monotonic() - since if since is not None else 0.0
+        left = self._timeout_seconds - spent
+        tasks = [loop.create_task(self._run(group, left, ordered=ordered)) for group in groups]
         self._running.update(tasks)
         for task in tasks:
             task.add_done_callback(self._running.discard)
-        await asyncio.wait(tasks, timeout=self._timeout_seconds * _PATIENCE)
+        await asyncio.wait(tasks, timeout=self._timeout_seconds * _PATIENCE - spent)
         late = Lost(timeout_error(self._timeout_seconds, sent=True), sent=True)
         results: list[Any] = []
         for task, group in zip(tasks, groups, strict=True):
             results += task.result() if task.done() else [outcome(operation, late) for operation in group]
         return results
 
-    async def _run(self, many: Sequence[Operation[Any]], *, ordered: bool) -> list[Any]:
-        talk = cluster.rounds(many, self._timeout_seconds, ordered=ordered)
+    async def _run(self, many: Sequence[Operation[Any]], seconds: float, *, ordered: bool) -> list[Any]:
+        talk = cluster.rounds(many, seconds, ordered=ordered)
         try:
             step = next(talk)
             while True:

@@ -239,15 +239,9 @@ class StatefulExecutor:
                 future.cancel()  # of what was not sent yet, if this call is cancelled
 
     def _start(self, operation: Operation[T]) -> Awaitable[T]:
-        if self._mailbox is not None and operation.shape.target:
-            return self._mailbox.post(operation)
-        return self._run_apart(operation)
-
-    async def _run_apart(self, operation: Operation[T]) -> T:
-        (result,) = await self.run_many([operation])
-        if isinstance(result, PodLinkError):
-            raise result
-        return result
+        if not operation.shape.target:
+            return _nothing_to_ask(operation)
+        return self._servers.run_one(operation) if self._mailbox is None else self._mailbox.post(operation)
 
     @property
     def _servers(self) -> ClusterServers:
@@ -312,6 +306,10 @@ class StatefulExecutor:
     remove_linked_pod_with_id = _runs(operations.remove_linked_pod_with_id)
     remove_linked_pods_with_id = _runs_all(operations.remove_linked_pods_with_id)
     get_linked_services = _runs(operations.get_linked_services)
+
+
+async def _nothing_to_ask(operation: Operation[T]) -> T:
+    return operation.shape.parse(())
 
 
 def _connection_like(client: redis.asyncio.Redis) -> AbstractConnection:
