@@ -58,9 +58,10 @@ end
 local least, count, candidates = math.huge, 0, {}
 local pods = redis.call('HGETALL', states)
 for i = 1, #pods, 2 do
-  if pods[i + 1] == 'Ready' then
-    local pod = pods[i]
-    local its_load = tonumber(load_of[pod] or 0)
+  local pod = pods[i]
+  -- One whose load another client made unreadable is not picked: nobody could count there.
+  local its_load = pods[i + 1] == 'Ready' and tonumber(load_of[pod] or 0)
+  if its_load then
     if its_load < least then
       least, count = its_load, 0
     end

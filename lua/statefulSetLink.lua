@@ -49,7 +49,7 @@ if load then
   -- The unit of an expired link to this very pod that nobody has settled yet passes on to the new link.
   if ends then
     taken = redis.call('ZADD', expiry, ends, pod .. ' ' .. link) == 1 and pod
-  elseif not previous then
+  elseif temporary or previous ~= pod then
     taken = redis.call('ZREM', expiry, pod .. ' ' .. link) == 0 and pod
   end
   if given ~= taken then

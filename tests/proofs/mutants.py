@@ -81,9 +81,9 @@ _UNSETTLED = "redis.call('ZREM', expiry, pod .. ' ' .. link) == 0"
 _LISTED = "= listed and previous"
 _GIVEN_AT_ALL = "local window = persist > 0"
 _DELISTED = "redis.call('HDEL', links, svc)"
-_NOT_READY = "if pods[i + 1] == 'Ready' then"
+_READY = "pods[i + 1] == 'Ready' and"
 _TIE = "time[2] % count + 1"
-_ITS_LOAD = "local its_load = tonumber(load_of[pod] or 0)"
+_ITS_LOAD = "tonumber(load_of[pod] or 0)"
 _SETTLED = "redis.call('ZREM', expiry, unpack(ended))"
 _DUE = "'-inf', string.format('%.0f', now),"
 _UNIT_BACK = "redis.call('HINCRBY', load, its_pod, -1) <= 0"
@@ -158,9 +158,9 @@ def _removing(script: str) -> Iterator[Mutant]:
 
 def _picking(script: str) -> Iterator[Mutant]:
     """What the scripts that pick a pod have in common."""
-    yield Mutant(script, _NOT_READY, "if true then", "picks a pod in any state")
-    yield Mutant(script, _NOT_READY, "if pods[i + 1] ~= 'Draining' then", "takes all but draining for routable", PICKED)
-    yield Mutant(script, _ITS_LOAD, "local its_load = 0", "knows no load")
+    yield Mutant(script, _READY, "", "picks a pod in any state")
+    yield Mutant(script, _READY, "pods[i + 1] ~= 'Draining' and", "takes all but draining for routable", PICKED)
+    yield Mutant(script, _ITS_LOAD, "0", "knows no load")
     yield Mutant(
         script, "if its_load < least then", "if its_load > least or least == math.huge then", "picks the most loaded"
     )

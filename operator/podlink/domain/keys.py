@@ -134,7 +134,7 @@ def check_namespace(value: str) -> None:
     Raises:
         InvalidArgument: it is empty, no str, or holds a colon, a brace, a control character or a lone surrogate.
     """
-    if not isinstance(value, str) or not _NAMESPACE(value):
+    if type(value) is not str or not _NAMESPACE(value):
         raise _bad_name("namespace", value, "a colon, braces")
 
 
@@ -144,7 +144,7 @@ def check_service(value: str, argument: str = "service") -> None:
     Raises:
         InvalidArgument: it is empty, no str, or holds a brace, a control character or a lone surrogate.
     """
-    if not isinstance(value, str) or not _NAME(value):
+    if type(value) is not str or not _NAME(value):
         raise _bad_name(argument, value, "braces")
 
 
@@ -155,7 +155,7 @@ def check_uid(value: str, argument: str = "uid") -> None:
         InvalidArgument: it is empty, no str, or holds a brace, a control character or a lone surrogate.
     """
     # Finding nothing bad is quicker than matching all that is good, and uids are checked in every call.
-    if not isinstance(value, str) or not value or _BAD_IN_NAME(value):
+    if type(value) is not str or not value or _BAD_IN_NAME(value):
         raise _bad_name(argument, value, "braces")
 
 
