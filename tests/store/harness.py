@@ -111,9 +111,13 @@ class Wire:
         """What the load hash of the one service holds."""
         return self.redis.hgetall(LOAD)
 
-    def evalsha_calls(self) -> int:
+    def script_calls(self) -> int:
         """How many times the server was asked to run a script since the last `config_resetstat`."""
-        return self.redis.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+        return self.calls_of("eval") + self.calls_of("evalsha")
+
+    def calls_of(self, command: str) -> int:
+        """How many calls of a command the server counted since then; of a subcommand: `script|load`."""
+        return self.redis.info("commandstats").get(f"cmdstat_{command}", {"calls": 0})["calls"]
 
 
 def whole_text(error: BaseException) -> str:

@@ -38,6 +38,6 @@ async def test_failover_under_load(start: Callable[[], SentinelSet | ClusterSet]
 
 
 def most_connections(servers: SentinelSet | ClusterSet) -> int:
-    """One to each primary, and redis-py's one to each server that may be asked where the primaries are."""
-    asked = servers.sentinels if isinstance(servers, SentinelSet) else servers.servers
-    return len(servers.primaries()) + len(asked)
+    """Two to each primary, and redis-py's to those that tell where the primaries are: Sentinels are asked for each."""
+    asked = 2 * len(servers.sentinels) if isinstance(servers, SentinelSet) else len(servers.servers)
+    return 2 * len(servers.primaries()) + asked

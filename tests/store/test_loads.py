@@ -190,6 +190,19 @@ async def test_pick_takes_over_what_another_client_removed(executor: Awaited, ra
     await relink_what_another_client_removed(executor, raw, "compute")
 
 
+@pytest.mark.parametrize("way", ["set", "try_set"])
+async def test_move_takes_over_what_another_client_removed(executor: Awaited, raw: redis.Redis, way: str) -> None:
+    await executor.set_linked_pod(NS, UID, SVC, 1, persist_seconds=60)
+    raw.delete(LINK, LINKS)  # by a client that keeps no load
+    await executor.set_linked_pod(NS, UID, SVC, 2)
+    if way == "set":
+        await executor.set_linked_pod(NS, UID, SVC, 1)
+    else:
+        await executor.try_set_linked_pod(NS, UID, SVC, 1, expected=2)
+    assert raw.hgetall(LOAD) == {"1": "1"}
+    assert raw.exists(EXPIRY) == 0
+
+
 async def relink_what_another_client_removed(executor: Awaited, raw: redis.Redis, way: str) -> None:
     await executor.set_linked_pod(NS, UID, SVC, 1, persist_seconds=60)
     raw.delete(LINK, LINKS)  # by a client that keeps no load

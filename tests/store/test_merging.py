@@ -10,7 +10,8 @@ import redis.asyncio as asyncio_redis
 
 from podlink import RedisUnavailable, ScriptError, StatefulExecutor
 from podlink.store import operations, scripts
-from podlink.store.merging import BATCH_SIZE, READ_SIZE, merge
+from podlink.store.merging import BATCH_SIZE, merge
+from podlink.store.operations.base import command
 from sandbox.redis_cluster import ClusterSet
 from store.harness import LOAD, NS, ONE_PRIMARY, ONE_SERVER, SVC, UID, Topology, Wire
 
@@ -33,7 +34,7 @@ async def test_calls_at_once_are_few_for_the_server(aexecutor: StatefulExecutor,
     told = await asyncio.gather(*(aexecutor.set_linked_pod(NS, f"u{n}", SVC, n % 3) for n in range(500)))
     assert told == [None] * 500
     # The first alone, the rest by 50 at most, and each form of the script once more when the server did not know it.
-    assert wire.evalsha_calls() <= 20
+    assert wire.script_calls() <= 20
     assert wire.redis.hgetall(LOAD) == {"0": "167", "1": "167", "2": "166"}
     assert wire.redis.get("sf:{games:lk:u499}lobby") == "1"
 
@@ -46,7 +47,7 @@ async def test_calls_at_once_keep_the_server_and_the_callers_busy(server: Topolo
         wire.redis.config_resetstat()
         # They wait for the connection together, and leave in two halves: the server works on one of them at a time.
         await asyncio.gather(*(executor.run(link(n)) for n in range(40)))
-    assert wire.evalsha_calls() == 2
+    assert wire.script_calls() == 2
 
 
 @pytest.mark.only_on(*ONE_PRIMARY, reason="calls to a Cluster are merged by server, not by script")
@@ -155,6 +156,49 @@ async def test_what_an_observer_raises_reaches_every_caller(server: Topology, ra
     assert {type(error) for error in told} == {ZeroDivisionError}
 
 
+async def test_what_an_observer_raises_is_of_the_call_that_it_was_told_of(server: Topology, raw: redis.Redis) -> None:
+    def observe(name: str, *_: object) -> None:
+        if name == "get_linked_pod":
+            raise ZeroDivisionError("observer")
+
+    async with StatefulExecutor.from_url(server.url, on_call=observe) as executor:
+        links = (executor.run(link(n)) for n in range(20))
+        *told, error = await asyncio.gather(*links, executor.get_linked_pod(NS, UID, SVC), return_exceptions=True)
+    assert told == [None] * 20
+    assert type(error) is ZeroDivisionError
+
+
+@pytest.mark.usefixtures("leaves_orphans")  # in a Cluster, those who hear of the fault book no load
+@pytest.mark.parametrize(("raises", "reaches"), [(LookupError, ScriptError), (ZeroDivisionError, ZeroDivisionError)])
+async def test_a_reply_that_cannot_be_read_keeps_nobody_waiting(
+    aexecutor: StatefulExecutor, raises: type[Exception], reaches: type[Exception]
+) -> None:
+    def parse(_: object) -> None:
+        raise raises("what is this?")
+
+    calls = [aexecutor.run(link(n)) for n in range(20)]
+    unreadable = aexecutor.run(command("unreadable", "GET", parse, keys=("sf:{games:lk:u0}lobby",)))
+    *told, error = await asyncio.gather(*calls, unreadable, return_exceptions=True)
+    assert type(error) is reaches
+    # Those who travelled with it hear of a fault that is nobody's, and nobody waits.
+    assert {type(each) for each in told} <= {type(None), reaches}
+    assert await aexecutor.run(link(0)) in {None, 1}
+
+
+async def test_a_call_that_was_given_up_does_not_overtake_what_follows(server: Topology, raw: redis.Redis) -> None:
+    async with StatefulExecutor.from_url(server.url) as executor:
+        await asyncio.gather(*(executor.run(link(n)) for n in range(20)))  # the server knows the batch now
+        await executor.set_linked_pod(NS, UID, SVC, 3)
+        given_up = asyncio.create_task(executor.remove_linked_pod(NS, UID, SVC))
+        await asyncio.sleep(0)  # it leaves, with a script that the server does not know
+        given_up.cancel()
+        others = [asyncio.create_task(executor.run(link(n))) for n in range(20)]
+        await executor.set_linked_pod(NS, UID, SVC, 7)
+        await asyncio.gather(*others)
+    async with StatefulExecutor.from_url(server.url) as executor:
+        assert await executor.get_linked_pod(NS, UID, SVC) == 7
+
+
 def test_batches_hold_so_many_calls_at_most() -> None:
     read = operations.get_linked_pod(NS, UID, SVC)
     many = [link(n) for n in range(BATCH_SIZE * 2 + 1)]
@@ -172,8 +216,8 @@ def test_a_batch_holds_fewer_of_what_keeps_the_server_longer() -> None:
 
 
 def test_reads_alone_travel_as_one_command() -> None:
-    merged = list(merge([operations.get_linked_pod(NS, f"u{n}", SVC) for n in range(READ_SIZE + 1)]))
-    assert [(operation.target, count) for operation, count in merged] == [("MGET", READ_SIZE), ("GET", 1)]
+    merged = list(merge([operations.get_linked_pod(NS, f"u{n}", SVC) for n in range(BATCH_SIZE + 1)]))
+    assert [(operation.target, count) for operation, count in merged] == [("MGET", BATCH_SIZE), ("GET", 1)]
 
 
 def test_what_is_neither_link_nor_read_travels_alone() -> None:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from podlink import PodLinkError, RedisUnavailable, StatefulExecutor
+from podlink.store import operations
 from sandbox.redis_cluster import ClusterSet
 from sandbox.redis_sentinel import SentinelSet
 from sandbox.redis_servers import RedisServer
 from store.harness import NS, PATIENCE_SECONDS, SVC, UID, Awaited, Topology, goes_on
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterator
 
 TIMEOUT_SECONDS = 0.5
 # No test is to measure the machine: calls that end at all end within this.
@@ -129,3 +131,79 @@ async def test_a_server_that_drops_every_connection_is_tried_less_and_less() -> 
         listener.close()
         await listener.wait_closed()
     assert next(tries) < 100
+
+
+async def test_a_connection_whose_making_was_cancelled_is_made_again(own_server: Callable[..., RedisServer]) -> None:
+    async with StatefulExecutor.from_url(own_server().url) as executor:
+        call = asyncio.create_task(executor.get_linked_pod(NS, UID, SVC))
+        await asyncio.sleep(0)  # the task that connects exists by now, and has not begun
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+        await asyncio.wait([call])
+        assert await executor.get_linked_pod(NS, UID, SVC) is None
+
+
+async def test_calls_behind_a_primary_that_hands_over_and_hangs_end_in_time(
+    own_server: Callable[..., RedisServer],
+) -> None:
+    server = own_server()
+    with server.client() as raw:
+        async with (
+            hanging_after(b"READONLY", server) as url,
+            StatefulExecutor.from_url(url, timeout_seconds=TIMEOUT_SECONDS) as executor,
+        ):
+            await asyncio.gather(*(executor.set_linked_pod(NS, f"u{number}", SVC, 1) for number in range(20)))
+            raw.replicaof("127.0.0.1", "1")
+            first = executor.run(operations.set_linked_pod(NS, UID, SVC, 2))
+            others = [executor.run(operations.set_linked_pod(NS, f"u{number}", SVC, 2)) for number in range(8)]
+            tasks = [asyncio.ensure_future(call) for call in (first, *others)]
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            raw.replicaof("NO", "ONE")
+            # The connection on which the others wait was left already, when the first was answered.
+            told = await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), GENEROUS_SECONDS)
+            assert {type(error) for error in told} == {RedisUnavailable}
+            assert await goes_on(lambda: executor.set_linked_pod(NS, UID, SVC, 3)) is None
+
+
+@asynccontextmanager
+async def hanging_after(word: bytes, server: RedisServer) -> AsyncIterator[str]:
+    """The URL of a server whose first connection falls silent behind the first reply that has this word in it."""
+    tasks: set[asyncio.Task[None]] = set()
+    connections = itertools.count()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        upstream, downstream = await asyncio.open_connection("127.0.0.1", server.port)
+        later_one = next(connections) > 0
+        silent_for_good = False
+
+        async def up() -> None:
+            while data := await reader.read(65536):
+                downstream.write(data)
+
+        async def down() -> None:
+            nonlocal silent_for_good
+            while data := await upstream.read(65536):
+                if silent_for_good:
+                    continue
+                if word in data and not later_one:
+                    silent_for_good = True
+                    data = data[: data.index(b"\r\n", data.index(word)) + 2]
+                writer.write(data)
+
+        pumps = [asyncio.create_task(up()), asyncio.create_task(down())]
+        tasks.update(pumps)
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            downstream.close()
+            writer.close()
+
+    listener = await asyncio.start_server(serve, "127.0.0.1", 0)
+    try:
+        yield f"redis://127.0.0.1:{listener.sockets[0].getsockname()[1]}"
+    finally:
+        listener.close()
+        await asyncio.wait(tasks)
+        await listener.wait_closed()

@@ -69,10 +69,10 @@ async def test_first_call_loads_the_script(executor: Awaited, wire: Wire) -> Non
     assert await executor.set_linked_pod(NS, UID, SVC, 1) is None
     assert await executor.set_linked_pod(NS, UID, SVC, 2) == 1
     assert await executor.set_linked_pod(NS, UID, SVC, 3) == 2
-    assert wire.redis.info("commandstats")["cmdstat_script|load"]["calls"] == 1
-    known = wire.evalsha_calls()
+    assert wire.calls_of("eval") + wire.calls_of("script|load") == 1
+    known = wire.calls_of("evalsha")
     assert await executor.set_linked_pod(NS, UID, SVC, 4) == 3
-    assert wire.evalsha_calls() == known + 1
+    assert wire.calls_of("evalsha") == known + 1
 
 
 async def test_flushed_scripts_are_invisible(executor: Awaited, wire: Wire) -> None:
@@ -105,8 +105,7 @@ async def test_order_holds_when_the_server_knows_only_some_of_the_scripts(execut
 async def test_long_pipeline_sends_each_operation_once(executor: Awaited, wire: Wire) -> None:
     wire.redis.config_resetstat()
     assert await executor.run_many([move(pod) for pod in range(500)]) == [None, *range(499)]
-    stats = wire.redis.info("commandstats")
-    assert (stats["cmdstat_eval"]["calls"], stats["cmdstat_evalsha"]["calls"]) == (1, 499)
+    assert (wire.calls_of("eval"), wire.calls_of("evalsha")) == (1, 499)
 
 
 def test_only_what_failed_with_noscript_is_sent_again() -> None:
@@ -179,7 +178,7 @@ async def test_connection_lost_half_way_keeps_the_answers_that_came(executor: Aw
         assert lost.maybe_applied is True
         assert "may or may not have been applied" in str(lost)
     # Nothing was sent a second time, and the executor goes on with a new connection.
-    assert wire.evalsha_calls() <= 3
+    assert wire.script_calls() <= 3
     assert await executor.run(move(9)) in {1, 2, 3}
 
 

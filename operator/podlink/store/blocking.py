@@ -213,7 +213,9 @@ class StatefulExecutor:
         return self._cluster
 
     def _report(self, many: Sequence[Operation[T]], results: Sequence[T | PodLinkError], seconds: float) -> None:
-        report(many, results, seconds, self._on_call)
+        raised = report(many, results, seconds, self._on_call)
+        for error in raised.values():
+            raise error
 
     set_service_state = _runs(operations.set_service_state)
     get_service_state = _runs(operations.get_service_state)

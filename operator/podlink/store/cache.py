@@ -11,7 +11,6 @@ from collections.abc import Sequence
 from typing import Any, Final, TypeAlias
 
 from podlink.domain import keys
-from podlink.store import scripts
 from podlink.store.operations import Operation
 
 Link: TypeAlias = tuple[str, str, str]
@@ -19,7 +18,6 @@ Link: TypeAlias = tuple[str, str, str]
 
 _FOR_EVER: Final = float("inf")
 _PERMANENT: Final = -1
-_READ_ONLY: Final = frozenset({None, scripts.READ_LINK, scripts.GET_LINK_IF_PERSIST, scripts.GET_LINK_SERVICE})
 
 
 class LinkCache:
@@ -89,5 +87,5 @@ class LinkCache:
         """Forget the links that operations have written, or may have."""
         for operation in many:
             shape = operation.shape
-            if operation.uid and shape.service and shape.script not in _READ_ONLY:
+            if operation.uid and shape.service and shape.writes:
                 self.forget((str(shape.namespace), operation.uid, shape.service))

@@ -5,8 +5,11 @@ the server does not know (NOSCRIPT) has not run, so loading it and sending it ag
 
 In a pipeline that alone would break the order: a read behind a script that has to be sent again would come before it.
 So a pipeline carries the text of each script the first time it needs it, and its digest from then on; the server knows
-the script by then. Of some hundred operations, the text is a tenth of what is sent. Calls of many callers that merely
-travel together have no order to keep, and are sent by digest.
+the script by then. Of some hundred operations, the text is a tenth of what is sent.
+
+Calls of many callers share a connection, on which some are under way before others are answered. There too a call that
+had to be sent again could overtake what its caller, who stopped waiting for it, has asked for since. So a connection
+carries the text of each script once.
 """
 
 import functools
@@ -54,17 +57,24 @@ _IN_ORDER: Final = Manner(ordered=True)
 
 
 def conversation(
-    operations: Sequence[Operation[T]], manner: Manner = _IN_ORDER
+    operations: Sequence[Operation[T]], manner: Manner = _IN_ORDER, known: set[str] | None = None
 ) -> Conversation[list[T | PodLinkError]]:
-    """Run operations in one pipeline: each has its own result, or its own error, in its own place."""
+    """Run operations in one pipeline: each has its own result, or its own error, in its own place.
+
+    Args:
+        operations: what to run.
+        manner: how they are sent.
+        known: names of the scripts that the server knows, as far as it was told on the connection that is used; those
+            that it is told now are added. None: it may know them all.
+    """
     if len(operations) == 1 and operations[0].target and not manner.wait:
         # A call alone, as most are: what follows below comes to the same, and costs several times as much.
-        answers = yield [operations[0].request()]
+        answers = yield _requests(operations, known)
         if isinstance(answers[0], NoScriptError):
             yield from _load_and_repeat(operations, [0], answers, [])
         return [outcome(operations[0], answers[0])]
     parcels = list(merge(operations)) if manner.merged else [(operation, 1) for operation in operations]
-    answers, confirmed = yield from _talk([parcel for parcel, _ in parcels], manner)
+    answers, confirmation_failed = yield from _talk([parcel for parcel, _ in parcels], manner, known)
     replies: list[Reply] = []
     refused: list[int] = []
     for (_, count), answer in zip(parcels, answers, strict=True):
@@ -73,13 +83,19 @@ def conversation(
             refused += range(len(replies), len(replies) + count)
         replies += _of_each(answer, count)
     if refused:
-        alone, confirmed = yield from _talk([operations[slot] for slot in refused], manner)
+        alone, failed = yield from _talk([operations[slot] for slot in refused], manner, known)
+        confirmation_failed = confirmation_failed or failed
         for slot, answer in zip(refused, alone, strict=True):
             replies[slot] = answer
     results = [outcome(operation, reply) for operation, reply in zip(operations, replies, strict=True)]
-    if confirmed:
+    if confirmation_failed is None:
         return results
-    return [_unconfirmed(operation, result, manner.wait) for operation, result in zip(operations, results, strict=True)]
+    return [
+        not_replicated(operation, int(manner.wait[1]), confirmation_failed)
+        if operation.shape.writes and not isinstance(result, PodLinkError)
+        else result
+        for operation, result in zip(operations, results, strict=True)
+    ]
 
 
 def _of_each(answer: Reply, count: int) -> list[Reply]:
@@ -91,33 +107,42 @@ def _of_each(answer: Reply, count: int) -> list[Reply]:
     return answer
 
 
-def _talk(operations: Sequence[Operation[Any]], manner: Manner) -> Conversation[tuple[list[Reply], bool]]:
-    """Send and, where the server did not know a script, load it and send again; say whether replicas confirmed."""
+def _talk(
+    operations: Sequence[Operation[Any]], manner: Manner, known: set[str] | None
+) -> Conversation[tuple[list[Reply], Exception | None]]:
+    """Send; where the server did not know a script, load it and send again. Tell what kept replicas from confirming."""
     replies: list[Reply] = [()] * len(operations)
-    confirmed = True
+    confirmation_failed: Exception | None = None
     asked = [slot for slot, operation in enumerate(operations) if operation.target]
     # On the connection of the writes, it answers how many replicas have all that was written there so far.
-    wait = [manner.wait] if manner.wait and any(map(_writes, operations)) else []
+    wait = [manner.wait] if manner.wait and any(operation.shape.writes for operation in operations) else []
     if asked:
-        answers = yield _requests([operations[slot] for slot in asked], ordered=manner.ordered) + wait
+        # In order, no script may turn out to be unknown half way: the server is told each anew.
+        told = set[str]() if manner.ordered and len(asked) > 1 else known
+        answers = yield _requests([operations[slot] for slot in asked], told) + wait
         for slot, answer in zip(asked, answers, strict=False):
             replies[slot] = answer
         unknown = [slot for slot in asked if isinstance(replies[slot], NoScriptError)]
         if unknown:
             answers = yield from _load_and_repeat(operations, unknown, replies, wait)
         if wait:
-            confirmed = isinstance(answers[-1], int) and answers[-1] >= int(manner.wait[1])
-    return replies, confirmed
+            confirmation_failed = _too_few(answers[-1], int(manner.wait[1]))
+    return replies, confirmation_failed
 
 
-def _requests(operations: Sequence[Operation[Any]], *, ordered: bool) -> list[Request]:
-    if len(operations) == 1 or not ordered:
+def _too_few(answer: Reply, wanted: int) -> Exception | None:
+    if isinstance(answer, Exception):
+        return answer
+    return None if answer >= wanted else TimeoutError(f"{answer} of {wanted} replicas confirmed it in time")
+
+
+def _requests(operations: Sequence[Operation[Any]], known: set[str] | None) -> list[Request]:
+    if known is None:
         return [operation.request() for operation in operations]
     requests: list[Request] = []
-    known: set[str] = set()
     for operation in operations:
-        requests.append(operation.request(with_text=operation.target not in known))
-        known.add(operation.target)
+        requests.append(operation.request(with_text=operation.shape.target not in known))
+        known.add(operation.shape.target)
     return requests
 
 
@@ -140,15 +165,6 @@ def _load_and_repeat(
         for slot, answer in zip(forgotten, answers, strict=False):
             replies[slot] = answer
     return answers
-
-
-def _writes(operation: Operation[Any]) -> bool:
-    return operation.script is not None or operation.target == "SET"
-
-
-def _unconfirmed(operation: Operation[T], result: T | PodLinkError, wait: Request) -> T | PodLinkError:
-    written = _writes(operation) and not isinstance(result, PodLinkError)
-    return not_replicated(operation, int(wait[1])) if written else result
 
 
 # The stub says tuple[T] where a tuple of any length is meant.
@@ -184,7 +200,8 @@ def check_timeout(seconds: float) -> None:
 def confirmation(durability: str, replicas: int, timeout_seconds: float) -> Request:
     """The request that confirms writes; empty where nobody needs to.
 
-    A replica may take half of what a call may take, so that the caller is told of it.
+    Replicas may take a quarter of what a call may take: so the callers are told of it in time, and so are those who
+    came while others waited.
 
     Raises:
         InvalidArgument: the durability is neither "primary" nor "replicated", or replicas is no int above 0.
@@ -196,7 +213,7 @@ def confirmation(durability: str, replicas: int, timeout_seconds: float) -> Requ
         )
     if type(replicas) is not int or replicas < 1:
         raise InvalidArgument(f"replicas must be an int above 0, got {replicas!r}", argument="replicas")
-    return ("WAIT", replicas, max(1, int(timeout_seconds * 500))) if durability == "replicated" else ()
+    return ("WAIT", replicas, max(1, int(timeout_seconds * 250))) if durability == "replicated" else ()
 
 
 def checked_size(entries: int) -> int:

@@ -12,7 +12,7 @@ from redis.exceptions import AskError
 
 from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.store import cluster
-from podlink.store.mailbox import Mailbox
+from podlink.store.mailbox import Mailbox, Mailboxes
 from podlink.store.node import Connect
 from podlink.store.operations import Operation
 from podlink.store.outcomes import Lost, outcome, timeout_error, unavailable
@@ -26,19 +26,19 @@ _PATIENCE: Final = 1.05
 class ClusterServers:
     """Runs operations on the servers that have their slots, each of which has a mailbox of its own."""
 
-    def __init__(self, client: RedisCluster, make: Callable[[Connect], Mailbox], timeout_seconds: float) -> None:
+    def __init__(self, client: RedisCluster, make: Callable[[Connect], Mailboxes], timeout_seconds: float) -> None:
         """Ask nobody yet.
 
         Args:
             client: of redis-py, which knows the cluster's map; no call goes through it.
-            make: makes the mailbox of a server.
+            make: makes the mailboxes of a server.
             timeout_seconds: of one call with all its redirections.
         """
         self._map = client.nodes_manager
         self._client = client
         self._make = make
         self._timeout_seconds = timeout_seconds
-        self._mailboxes: dict[str, Mailbox] = {}
+        self._mailboxes: dict[str, Mailboxes] = {}
         self._running: set[asyncio.Task[list[Any]]] = set()
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = float("-inf")
@@ -131,8 +131,8 @@ class ClusterServers:
         """Wait for what is under way, and close all connections."""
         if self._running:
             await asyncio.wait(self._running)
-        for mailbox in self._mailboxes.values():
-            await mailbox.aclose()
+        for mailboxes in self._mailboxes.values():
+            await mailboxes.aclose()
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking])
@@ -165,10 +165,11 @@ class ClusterServers:
 
     async def _post_in_order(self, many: Sequence[tuple[Operation[Any], AskError | None]]) -> list[Any]:
         """Post what goes to one server as one pipeline."""
+        operations = [operation for operation, _ in many]
         together: dict[Mailbox, list[tuple[int, Operation[Any]]]] = {}
         for slot, (operation, ask) in enumerate(many):
             host, port = (ask.host, int(ask.port)) if ask else self._owner(operation)
-            pipeline = together.setdefault(self._mailbox(host, port), [])
+            pipeline = together.setdefault(self._mailboxes_at(host, port).of(operations), [])
             pipeline += [(slot, cluster.ASKING)] * (ask is not None) + [(slot, operation)]
         posted = [
             mailbox.post_together([operation for _, operation in pipeline]) for mailbox, pipeline in together.items()
@@ -182,10 +183,11 @@ class ClusterServers:
 
     async def _post(self, operation: Operation[Any], ask: AskError | None) -> Any:
         if ask is not None:
-            (_, result) = await self._mailbox(ask.host, int(ask.port)).post_together([cluster.ASKING, operation])
+            mailbox = self._mailboxes_at(ask.host, int(ask.port)).of([operation])
+            (_, result) = await mailbox.post_together([cluster.ASKING, operation])
             return result
         host, port = self._owner(operation)
-        return await self._mailbox(host, port).post(operation)
+        return await self._mailboxes_at(host, port).of([operation]).post(operation)
 
     def _owner(self, operation: Operation[Any]) -> tuple[str, int]:
         if operation.shape.node:
@@ -196,7 +198,7 @@ class ClusterServers:
         node = (self._client.get_node_from_key(keys[0]) if keys else None) or self._client.get_primaries()[0]
         return node.host, int(node.port)
 
-    def _mailbox(self, host: str, port: int) -> Mailbox:
+    def _mailboxes_at(self, host: str, port: int) -> Mailboxes:
         address = f"{host}:{port}"
         if address not in self._mailboxes:
             like = self._client.get_primaries()[0]

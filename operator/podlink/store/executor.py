@@ -8,7 +8,7 @@ may have run the first time; here a lost connection is reported. And a call thro
 
 import functools
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Concatenate, Final, ParamSpec, Self, TypeVar
 
 import redis.asyncio
@@ -21,7 +21,7 @@ from podlink.store import calls, operations, urls
 from podlink.store.cache import LinkCache
 from podlink.store.calls import Durability, Manner, Request
 from podlink.store.cluster_servers import ClusterServers
-from podlink.store.mailbox import Mailbox
+from podlink.store.mailbox import Mailbox, Mailboxes
 from podlink.store.merging import BATCH_SIZE
 from podlink.store.node import Connect, Node
 from podlink.store.operations import Bulk, Operation
@@ -84,7 +84,7 @@ class StatefulExecutor:
             client: says where and how to connect; for example of `Sentinel.master_for`, or a `RedisCluster`.
             timeout_seconds: of one call or one pipeline, connecting included.
             cache: keep links that `get_linked_pod` has read, until the server says that they changed. A cached link is
-                stale for the time such a message travels, or for as long as twice the timeout while the connection
+                stale for the time such a message travels, or for two and a half times the timeout while the connection
                 is dead without a word.
             cache_entries: links kept at most.
             durability: "replicated": a write returns when replicas have it, else it raises `NotReplicated`.
@@ -109,12 +109,12 @@ class StatefulExecutor:
         self._on_call = on_call
         self._wait = calls.confirmation(durability, replicas, timeout_seconds)
         self._cache = LinkCache(calls.checked_size(cache_entries)) if cache else None
-        self._mailbox: Mailbox | None = None
+        self._mailboxes: Mailboxes | None = None
         self._cluster: ClusterServers | None = None
         if isinstance(client, redis.asyncio.RedisCluster):
-            self._cluster = ClusterServers(client, self._make_mailbox, timeout_seconds)
+            self._cluster = ClusterServers(client, self._make_mailboxes, timeout_seconds)
         else:
-            self._mailbox = self._make_mailbox(functools.partial(_connection_like, client))
+            self._mailboxes = self._make_mailboxes(functools.partial(_connection_like, client))
 
     @classmethod
     def from_url(
@@ -181,8 +181,8 @@ class StatefulExecutor:
         """Wait for the calls under way, and close the connections."""
         if self._cluster is not None:
             await self._cluster.aclose()
-        if self._mailbox is not None:
-            await self._mailbox.aclose()
+        if self._mailboxes is not None:
+            await self._mailboxes.aclose()
         if self._owns_client:
             sentinel = getattr(getattr(self._client, "connection_pool", None), "sentinel_manager", None)
             if sentinel is not None:
@@ -209,8 +209,8 @@ class StatefulExecutor:
         """
         if not any(operation.shape.target for operation in many):
             return [outcome(operation, ()) for operation in many]
-        if self._mailbox is not None:
-            return await self._mailbox.post_together(many)
+        if self._mailboxes is not None:
+            return await self._mailboxes.of(many).post_together(many)
         return await self._servers.run(many, ordered=True)
 
     async def nodes(self, *, anew: bool = False) -> list[str | None]:
@@ -228,10 +228,12 @@ class StatefulExecutor:
 
     async def _run_all(self, many: Sequence[Operation[Any]]) -> list[Any]:
         """Run operations that have no order among them."""
-        if self._mailbox is None:
+        if self._mailboxes is None:
             return await self._servers.run(many)
-        parts = [many[start : start + BATCH_SIZE] for start in range(0, len(many), BATCH_SIZE)]
-        futures = [self._mailbox.post_together(part, ordered=False) for part in parts]
+        # What waits for replicas waits once.
+        size = len(many) if self._wait else BATCH_SIZE
+        parts = [many[start : start + size] for start in range(0, len(many), size)]
+        futures = [self._mailboxes.of(part).post_together(part, ordered=False) for part in parts]
         try:
             return [result for future in futures for result in await future]
         finally:
@@ -241,7 +243,10 @@ class StatefulExecutor:
     def _start(self, operation: Operation[T]) -> Awaitable[T]:
         if not operation.shape.target:
             return _nothing_to_ask(operation)
-        return self._servers.run_one(operation) if self._mailbox is None else self._mailbox.post(operation)
+        if self._mailboxes is None:
+            return self._servers.run_one(operation)
+        mailboxes = self._mailboxes
+        return (mailboxes.writes if operation.shape.writes else mailboxes.reads).post(operation)
 
     @property
     def _servers(self) -> ClusterServers:
@@ -249,19 +254,27 @@ class StatefulExecutor:
             raise RuntimeError("there is one server, and it has a mailbox")
         return self._cluster
 
-    def _make_mailbox(self, connect: Connect) -> Mailbox:
+    def _make_mailboxes(self, connect: Connect) -> Mailboxes:
+        manner = Manner(merged=self._cluster is None)
         cache = self._cache
         node = Node(connect, self._timeout_seconds)
         if cache is not None:
             node = Node(connect, self._timeout_seconds, greeting=_TRACKING, on_push=cache.hear, on_down=cache.clear)
-        manner = Manner(merged=self._cluster is None, wait=self._wait)
-        return Mailbox(node, self._timeout_seconds, self._report, manner)
+        reads = Mailbox(node, self._timeout_seconds, self._report, manner)
+        if not self._wait:
+            return Mailboxes(reads, reads)
+        waiting = manner._replace(wait=self._wait)
+        return Mailboxes(
+            reads, Mailbox(Node(connect, self._timeout_seconds), self._timeout_seconds, self._report, waiting)
+        )
 
-    def _report(self, many: Sequence[Operation[T]], results: Sequence[T | PodLinkError], seconds: float) -> None:
+    def _report(
+        self, many: Sequence[Operation[T]], results: Sequence[T | PodLinkError], seconds: float
+    ) -> Mapping[int, Exception]:
         if self._cache is not None:
             # Before their callers go on, who may read at once what they have written.
             self._cache.forget_written(many)
-        report(many, results, seconds, self._on_call)
+        return report(many, results, seconds, self._on_call)
 
     async def _get_linked_pod(self, namespace: str, uid: str, service: str) -> int | None:
         cache = self._cache

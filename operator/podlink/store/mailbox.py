@@ -8,7 +8,8 @@ import asyncio
 import contextvars
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
 from typing import Any, Final, Protocol, TypeAlias, TypeVar
@@ -21,6 +22,7 @@ from podlink.store.merging import BATCH_SIZE
 from podlink.store.node import Node
 from podlink.store.operations import Operation
 from podlink.store.outcomes import Lost, Reply, outcome, timeout_error
+from podlink.store.wire import Wire
 
 T = TypeVar("T")
 
@@ -28,10 +30,11 @@ FLIGHTS: Final = 8
 """Batches under way at a time: while the server works on some, others are packed or unpacked."""
 
 FEW: Final = 4
-"""So few calls do not make a second batch beside one that is under way: too few share what a batch costs."""
+"""Fewer calls do not make a second batch beside one that is under way: too few would share what a batch costs."""
 
-Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], None]
-"""Told of operations that ended, with their results and the seconds that took."""
+Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], Mapping[int, Exception]]
+"""Told of operations that ended, with their results and the seconds that took. Returns what an observer raised, by the
+place of the operation."""
 
 _Letter: TypeAlias = "tuple[Operation[Any], asyncio.Future[Any], float]"
 """An operation, the future of its result, and when it was posted. One is made for every call, so it is no class."""
@@ -54,7 +57,7 @@ class _Parcel(Protocol):
         """What callers wait for."""
 
     def tell(self, results: Sequence[Any]) -> None:
-        """Hand the results out, PodLinkErrors among them, to those who still wait."""
+        """Hand the results out, exceptions among them, to those who still wait."""
 
 
 class _Batch:
@@ -75,7 +78,7 @@ class _Batch:
         for future, result in zip(self._futures, results, strict=True):
             if future.done():  # its caller was cancelled
                 continue
-            if isinstance(result, PodLinkError):
+            if isinstance(result, Exception):
                 future.set_exception(result)
             else:
                 future.set_result(result)
@@ -96,19 +99,28 @@ class _Group:
         return [self.future]
 
     def tell(self, results: Sequence[Any]) -> None:
-        if not self.future.done():
+        if self.future.done():
+            return
+        # PodLinkErrors are results here; what an observer raised is none.
+        raised = next(
+            (each for each in results if isinstance(each, Exception) and not isinstance(each, PodLinkError)), None
+        )
+        if raised is not None:
+            self.future.set_exception(raised)
+        else:
             self.future.set_result(results)
 
 
 class _Flight:
-    """A parcel under way: a conversation (see `calls`) with the server over its one connection."""
+    """A parcel under way: a conversation (see `calls`) with the server, and the connection it was last sent on."""
 
-    __slots__ = ("left", "parcel", "talk")
+    __slots__ = ("left", "parcel", "talk", "wire")
 
-    def __init__(self, parcel: _Parcel) -> None:
+    def __init__(self, parcel: _Parcel, wire: Wire) -> None:
         self.left = time.monotonic()
         self.parcel = parcel
-        self.talk: Conversation[list[Any]] = conversation(parcel.operations, parcel.manner)
+        self.wire = wire
+        self.talk: Conversation[list[Any]] = conversation(parcel.operations, parcel.manner, wire.known)
 
 
 class Mailbox:
@@ -194,10 +206,14 @@ class Mailbox:
         self._collecting = False
         if self._alarm is None and (self._letters or self._groups):
             self._set_alarm(self._timeout_seconds)
-        if self._node.wire is None:
+        wire = self._node.wire
+        if wire is None:
             if (self._letters or self._groups) and not self._opening:
                 self._opening = True
                 self._node.open(self._opened)
+            return
+        if self._manner.wait:
+            self._send_one(wire)
             return
         letters = self._letters
         size = BATCH_SIZE
@@ -207,14 +223,32 @@ class Mailbox:
             # other in turns, and for good: whoever is answered together asks together again.
             size = min(size, (len(letters) + 1) // 2)
         while letters and (not self._batches or (len(letters) >= FEW and len(self._batches) < FLIGHTS)):
-            taken = [letters.popleft() for _ in range(min(size, len(letters)))]
-            wanted = [letter for letter in taken if not letter[1].done()]
-            if wanted:
-                self._send(_Flight(_Batch(wanted, self._manner)), self._batches)
+            self._send_letters(size, wire)
         while self._groups and len(self._pipelines) < FLIGHTS:
-            group = self._groups.popleft()
-            if not group.future.done():
-                self._send(_Flight(group), self._pipelines)
+            self._send_group(wire)
+
+    def _send_one(self, wire: Wire) -> None:
+        """Send what has waited longest, if nothing is under way.
+
+        Each waits for replicas then. One that waits in vain must not keep those behind it beyond their time, so they
+        stay here, to share one wait of their own.
+        """
+        while (self._letters or self._groups) and not (self._batches or self._pipelines):
+            if self._groups and (not self._letters or self._groups[0].since <= self._letters[0][2]):
+                self._send_group(wire)
+            else:
+                self._send_letters(len(self._letters), wire)
+
+    def _send_letters(self, most: int, wire: Wire) -> None:
+        taken = [self._letters.popleft() for _ in range(min(most, len(self._letters)))]
+        wanted = [letter for letter in taken if not letter[1].done()]
+        if wanted:
+            self._send(_Batch(wanted, self._manner), wire, self._batches)
+
+    def _send_group(self, wire: Wire) -> None:
+        group = self._groups.popleft()
+        if not group.future.done():
+            self._send(group, wire, self._pipelines)
 
     def _opened(self, cause: BaseException | None) -> None:
         self._opening = False
@@ -222,52 +256,62 @@ class Mailbox:
             self._collect()
             return
         for parcel in self._taken(latest=float("inf")):
-            if isinstance(cause, asyncio.CancelledError):
-                for future in parcel.futures():
-                    future.cancel()
-            else:
-                self._land_unsent(parcel, cause)
+            self._tell_unsent(parcel, cause)
 
-    def _send(self, flight: _Flight, kind: set[_Flight]) -> None:
+    def _send(self, parcel: _Parcel, wire: Wire, kind: set[_Flight]) -> None:
+        flight = _Flight(parcel, wire)
         kind.add(flight)
         self._continue(flight, None)
 
     def _continue(self, flight: _Flight, replies: list[Reply] | None) -> None:
         """Take a flight's conversation one step further; without replies, it begins."""
         try:
-            requests = next(flight.talk) if replies is None else flight.talk.send(replies)
-        except StopIteration as end:
-            self._land(flight, end.value)
+            try:
+                requests = next(flight.talk) if replies is None else flight.talk.send(replies)
+            except StopIteration as end:
+                self._land(flight, end.value)
+                return
+            if self._node.wire is not None:
+                flight.wire = self._node.wire
+                flight.wire.send(requests, partial(self._continue, flight))
+                return
+        except Exception as error:  # noqa: BLE001 - whatever it is, its callers must not wait for ever
+            self._crash(flight, error)
             return
-        wire = self._node.wire
-        if wire is None:
-            self._continue(flight, [Lost(ConnectionError("the connection was lost"), sent=False)] * len(requests))
-        else:
-            wire.send(requests, partial(self._continue, flight))
-
-    def _land_unsent(self, parcel: _Parcel, cause: BaseException) -> None:
-        lost = Lost(cause, sent=False)
-        self._land(_Flight(parcel), [outcome(operation, lost) for operation in parcel.operations])
+        self._continue(flight, [Lost(ConnectionError("the connection was lost"), sent=False)] * len(requests))
 
     def _land(self, flight: _Flight, results: Sequence[Any]) -> None:
-        self._batches.discard(flight)
-        self._pipelines.discard(flight)
-        parcel = flight.parcel
         if any(
             isinstance(result, RedisUnavailable) and isinstance(result.__cause__, ReadOnlyError) for result in results
         ):
             # The primary became a replica, and stays one: the next call has to look for the new primary.
             self._node.leave()
-        try:
-            self._report(parcel.operations, results, time.monotonic() - flight.left)
-        except Exception as error:  # noqa: BLE001 - what an observer raises reaches the callers
-            for future in parcel.futures():
-                if not future.done():
-                    future.set_exception(error)
-        parcel.tell(results)
+        self._tell(flight.parcel, results, time.monotonic() - flight.left)
+        self._clear(flight)
+
+    def _crash(self, flight: _Flight, error: Exception) -> None:
+        for future in flight.parcel.futures():
+            if not future.done():
+                future.set_exception(error)
+        self._clear(flight)
+
+    def _clear(self, flight: _Flight) -> None:
+        self._batches.discard(flight)
+        self._pipelines.discard(flight)
         if self._letters or self._groups:
             # Not at once: the tasks that were just answered may ask for more.
             self._collect_soon()
+
+    def _tell_unsent(self, parcel: _Parcel, cause: BaseException) -> None:
+        lost = Lost(cause, sent=False)
+        results = [outcome(operation, lost) for operation in parcel.operations]
+        self._tell(parcel, results, time.monotonic() - parcel.since)
+
+    def _tell(self, parcel: _Parcel, results: Sequence[Any], seconds: float) -> None:
+        raised = self._report(parcel.operations, results, seconds)
+        if raised:
+            results = [raised.get(slot, result) for slot, result in enumerate(results)]
+        parcel.tell(results)
 
     def _give_up(self) -> None:
         """Fail what is past its deadline, and leave a server that has not answered for as long."""
@@ -275,13 +319,13 @@ class Mailbox:
         now = time.monotonic()
         latest = now - self._timeout_seconds
         flights = [*self._batches, *self._pipelines]
-        if any(flight.parcel.since <= latest for flight in flights):
-            self._node.drop(timeout_error(self._timeout_seconds, sent=True))
+        for wire in {flight.wire for flight in flights if flight.parcel.since <= latest}:
+            self._node.drop(wire, timeout_error(self._timeout_seconds, sent=True))
         cause = timeout_error(self._timeout_seconds, sent=False)
         if flights:
             cause = TimeoutError(f"calls before this one had no answer within {self._timeout_seconds:g} seconds")
         for parcel in self._taken(latest):
-            self._land_unsent(parcel, cause)
+            self._tell_unsent(parcel, cause)
         times = [flight.parcel.since for flight in flights if flight.parcel.since > latest]
         times += [letter[2] for letter in islice(self._letters, 1)] + [group.since for group in islice(self._groups, 1)]
         if times:
@@ -304,3 +348,20 @@ class Mailbox:
     def _set_alarm(self, seconds: float) -> None:
         loop = self._loop or self._begin()
         self._alarm = loop.call_later(seconds, self._give_up, context=self._context)
+
+
+@dataclass(frozen=True, slots=True)
+class Mailboxes:
+    """Those of one server: one and the same, or two where writes wait for replicas, behind which no read is to wait."""
+
+    reads: Mailbox
+    writes: Mailbox
+
+    def of(self, operations: Iterable[Operation[Any]]) -> Mailbox:
+        """The one for operations that travel together."""
+        return self.writes if any(operation.shape.writes for operation in operations) else self.reads
+
+    async def aclose(self) -> None:
+        """Close both, as each says."""
+        await self.reads.aclose()
+        await self.writes.aclose()

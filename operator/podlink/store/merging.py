@@ -16,9 +16,6 @@ BATCH_SIZE: Final = 50
 """Permanent links of one script call, or as much work of other kinds. The gain of more is small, and the server serves
 nobody else meanwhile."""
 
-READ_SIZE: Final = 256
-"""Keys of one MGET, which takes the server less time than a script call of BATCH_SIZE."""
-
 Run: TypeAlias = tuple[Shape[Any], list[Operation[Any]]]
 """Operations of one shape that follow each other."""
 
@@ -33,18 +30,15 @@ def merge(operations: Sequence[Operation[Any]]) -> Iterator[tuple[Operation[Any]
         list of theirs.
     """
     runs = [(shape, list(calls)) for shape, calls in groupby(operations, _BY_SHAPE)]
-    if all(shape.command == "GET" for shape, _ in runs):
-        pack, size = _read, READ_SIZE
-    else:
-        pack, size = _batch, BATCH_SIZE
+    pack = _read if all(shape.command == "GET" for shape, _ in runs) else _batch
     load: list[Run] = []
-    room = size
+    room = BATCH_SIZE
     for shape, run in runs:
         calls = run
         if shape.target not in scripts.NUMBERS:
             if load:
                 yield _sealed(load, pack)
-                load, room = [], size
+                load, room = [], BATCH_SIZE
             yield from ((call, 1) for call in calls)
             continue
         while calls:
@@ -55,7 +49,7 @@ def merge(operations: Sequence[Operation[Any]]) -> Iterator[tuple[Operation[Any]
                 calls = calls[fit:]
             else:
                 yield _sealed(load, pack)
-                load, room = [], size
+                load, room = [], BATCH_SIZE
     if load:
         yield _sealed(load, pack)
 

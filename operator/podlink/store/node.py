@@ -47,7 +47,7 @@ class Node:
             connect: makes connections.
             timeout_seconds: of one attempt to connect.
             greeting: sent first on each connection; an error in reply is an error of connecting. It asks the server
-                to push, so a connection that is silent is asked for a sign of life, and left within three timeouts.
+                to push, so a connection that is silent is asked for a sign of life, and left within 2.5 timeouts.
             on_push: told what the server sends of its own accord.
             on_down: told when the connection is gone.
         """
@@ -75,6 +75,9 @@ class Node:
             done(ConnectionError(f"{self._cause} (tried again in {left:.1f} s)"))
             return
         self._opening = asyncio.get_running_loop().create_task(self._open(done), context=self._context)
+        # Somebody may cancel every task there is, this one before it has begun.
+        cancelled = ConnectionError("connecting was cancelled")
+        self._opening.add_done_callback(lambda task: done(cancelled) if task.cancelled() else None)
 
     def leave(self) -> None:
         """Connect anew before the next request; what is under way is still answered."""
@@ -83,11 +86,11 @@ class Node:
             wire.retire()
             self._on_down()
 
-    def drop(self, cause: BaseException) -> None:
-        """Close the connection; whoever waits for a reply is told why."""
-        if self.wire is not None:
-            wire, self.wire = self.wire, None
-            wire.drop(cause)
+    def drop(self, wire: Wire, cause: BaseException) -> None:
+        """Close a connection, which may have been left before; whoever waits for a reply there is told why."""
+        wire.drop(cause)
+        if self.wire is wire:
+            self.wire = None
             self._on_down()
 
     async def aclose(self) -> None:
@@ -110,9 +113,6 @@ class Node:
             self._failed(timeout_error(self._timeout_seconds, sent=False), done)
         except (RedisError, OSError) as error:
             self._failed(error, done)
-        except asyncio.CancelledError as error:  # somebody cancels every task there is
-            done(error)
-            raise
         else:
             self._circuit.succeeded()
             self.wire = wire
@@ -139,7 +139,7 @@ class Node:
             return
         silent = time.monotonic() - wire.heard_at
         if silent >= 2 * self._timeout_seconds:
-            self.drop(timeout_error(self._timeout_seconds, sent=True))
+            self.drop(wire, timeout_error(self._timeout_seconds, sent=True))
             return
         if silent >= self._timeout_seconds:
             wire.send([("PING",)], _ignore)

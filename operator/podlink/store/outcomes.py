@@ -1,7 +1,7 @@
 """What became of an operation: from the server's reply, or from its absence, to a result or to one of our errors."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from redis.exceptions import (
@@ -91,7 +91,7 @@ def outcome(operation: Operation[T], reply: Reply) -> T | PodLinkError:
         return _refused(operation, reply)
     try:
         return operation.shape.parse(reply)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, LookupError) as error:
         return _with_cause(
             ScriptError(
                 f"{operation.name}: unexpected reply of {operation.target} on {_place(operation)}: {error}",
@@ -118,13 +118,12 @@ def _refused(operation: Operation[Any], error: Exception) -> PodLinkError:
     )
 
 
-def not_replicated(operation: Operation[Any], replicas: int) -> NotReplicated:
+def not_replicated(operation: Operation[Any], replicas: int, cause: Exception) -> NotReplicated:
     """The error of a call that the primary applied and too few replicas confirmed."""
     who = "no replica" if replicas == 1 else f"fewer than {replicas} replicas"
-    return NotReplicated(
-        f"{operation.name}: the primary applied the call, but {who} confirmed it in time; a failover may lose it",
-        maybe_applied=True,
-    )
+    why = "in time" if isinstance(cause, TimeoutError) else f"({cause})"
+    text = f"{operation.name}: the primary applied the call, but {who} confirmed it {why}; a failover may lose it"
+    return _with_cause(NotReplicated(text, maybe_applied=True), cause)
 
 
 def timeout_error(seconds: float, *, sent: bool) -> TimeoutError:
@@ -134,12 +133,17 @@ def timeout_error(seconds: float, *, sent: bool) -> TimeoutError:
 
 def report(
     operations: Sequence[Operation[T]], results: Sequence[T | PodLinkError], seconds: float, observer: Observer | None
-) -> None:
-    """Tell the log, where debug messages are enabled, and the observer how each operation ended."""
+) -> Mapping[int, Exception]:
+    """Tell the log, where debug messages are enabled, and the observer how each operation ended.
+
+    Returns:
+        What the observer raised, by the place of the operation that it was told of.
+    """
+    raised: dict[int, Exception] = {}
     logging_on = logger.isEnabledFor(logging.DEBUG)
     if not (logging_on or observer):
-        return
-    for operation, result in zip(operations, results, strict=True):
+        return raised
+    for slot, (operation, result) in enumerate(zip(operations, results, strict=True)):
         ended = _ended(result)
         if logging_on:
             logger.debug(
@@ -155,7 +159,11 @@ def report(
                 },
             )
         if observer:
-            observer(operation.name, seconds, ended)
+            try:
+                observer(operation.name, seconds, ended)
+            except Exception as error:  # noqa: BLE001 - whatever it is, it reaches the caller of this operation
+                raised[slot] = error
+    return raised
 
 
 def _ended(result: object) -> Outcome:

@@ -21,6 +21,7 @@ class Script:
         args: names of ARGV in order, marked likewise.
         reply: what it returns, in words.
         text: source, as sent by SCRIPT LOAD.
+        writes: whether it changes what callers read; tidying up behind links that have ended is no such change.
         sha1: hexadecimal digest of the text, which is how EVALSHA names it.
     """
 
@@ -29,6 +30,7 @@ class Script:
     args: tuple[str, ...]
     reply: str
     text: str
+    writes: bool = True
     sha1: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -44,8 +46,8 @@ def _source(name: str) -> str:
     raise FileNotFoundError(f"{name}.lua belongs to podlink and is missing at {packaged}: install podlink again")
 
 
-def _declare(name: str, *, keys: str, args: str = "", reply: str) -> Script:
-    return Script(name, tuple(keys.split()), tuple(args.split()), reply, _source(name))
+def _declare(name: str, *, keys: str, args: str = "", reply: str, writes: bool = True) -> Script:
+    return Script(name, tuple(keys.split()), tuple(args.split()), reply, _source(name), writes)
 
 
 SET_LINK: Final = _declare(
@@ -82,6 +84,7 @@ GET_LINK_IF_PERSIST: Final = _declare(
     "statefulGetLinkIfPersist",
     keys="link links?",
     reply="the podId, or -1.",
+    writes=False,
 )
 COMPUTE_LINK_IF_ABSENT: Final = _declare(
     "statefulComputeLinkIfAbsent",
@@ -93,6 +96,7 @@ GET_LINK_SERVICE: Final = _declare(
     "statefulGetLinkService",
     keys="links links?",
     reply="svc, podId, svc, podId, ... in one flat list.",
+    writes=False,
 )
 SET_STATE: Final = _declare(
     "statefulSetState",
@@ -110,6 +114,7 @@ GET_SERVICE: Final = _declare(
     "statefulGetService",
     keys="states load? expiry?",
     reply="{{podId, state, podId, state, ...}, {podId, load, podId, load, ...}}.",
+    writes=False,
 )
 
 ALL: Final = (
@@ -133,6 +138,7 @@ READ_LINK: Final = Script(
     (),
     "{podId or nil, milliseconds to live}.",
     "return {redis.call('GET', KEYS[1]), redis.call('PTTL', KEYS[1])}",
+    writes=False,
 )
 """What a cache has to know of a link, read in one step. It is no part of the contract with other clients."""
 

@@ -28,6 +28,7 @@ class Wire(asyncio.Protocol):
 
     Attributes:
         heard_at: monotonic time at which the server last sent something.
+        known: names of the scripts whose text was sent here.
     """
 
     def __init__(
@@ -35,6 +36,7 @@ class Wire(asyncio.Protocol):
     ) -> None:
         """Take a connection over; see `open_wire`."""
         self.heard_at = time.monotonic()
+        self.known: set[str] = set()
         self._on_lost = on_lost
         self._on_push = on_push
         self._reader = hiredis.Reader(replyError=server_error, notEnoughData=_NOTHING_YET)
@@ -50,8 +52,9 @@ class Wire(asyncio.Protocol):
 
     def send(self, requests: Sequence[Request], answered: Answered) -> None:
         """Send requests; `answered` is told the replies, or that they were lost, and is never called from in here."""
+        packed = pack(requests)  # which may raise, and then nobody is to wait for a reply
         self._under_way.append((len(requests), [], answered))
-        self._transport.write(pack(requests))
+        self._transport.write(packed)
 
     def retire(self) -> None:
         """Take no more requests, and close when the last one is answered."""

@@ -28,8 +28,8 @@ class Shape(Generic[T_co]):
 
     Attributes:
         name: of the executor method (or builder) it comes from; labels metrics and logs.
-        parse: turns the raw reply (bytes or str, RESP2 or RESP3) into the result; raises ValueError or TypeError if the
-            reply is not what it must be.
+        parse: turns the raw reply (bytes or str, RESP2 or RESP3) into the result; raises ValueError, TypeError or
+            LookupError if the reply is not what it must be.
         script: the Lua script to run, or None for a plain command.
         command: the plain command, or None for a script. With neither there is nothing to ask: no I/O, an empty reply.
         head: what the uid's keys begin with.
@@ -42,6 +42,7 @@ class Shape(Generic[T_co]):
         node: address of the one server of a cluster that is asked, where no key says which.
         weight: how long the server takes for one, as a multiple of what a permanent link takes.
         target: name of the script, or of the command where there is none; empty when there is nothing to ask.
+        writes: whether it changes what callers read.
     """
 
     name: str
@@ -58,9 +59,11 @@ class Shape(Generic[T_co]):
     node: str | None = None
     weight: int = 1
     target: str = field(init=False)
+    writes: bool = field(init=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "target", self.script.name if self.script else self.command or "")
+        object.__setattr__(self, "writes", self.script.writes if self.script else self.command == "SET")
 
 
 @dataclass(slots=True, eq=False)

@@ -11,6 +11,9 @@ from podlink.store.scripts import Script
 
 T = TypeVar("T")
 
+_LIST_WEIGHT: Final = 3
+"""Each link that is listed is read, and a uid may have some."""
+
 _TEMPORARY_WEIGHT: Final = 3
 """It is dated in three places."""
 
@@ -408,6 +411,7 @@ def _services_shape(namespace: str) -> Shape[dict[str, int]]:
         head=keys.link_head(namespace),
         tails=(keys.LINK_HASH_TAIL,),
         namespace=namespace,
+        weight=_LIST_WEIGHT,
     )
 
 

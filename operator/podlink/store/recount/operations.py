@@ -99,6 +99,7 @@ for _, svc in ipairs(redis.call('HKEYS', links)) do
 end
 return found
 """,
+    writes=False,
 )
 _READ_LOADS: Final = Script(
     "recountReadLoads",
@@ -110,6 +111,7 @@ local time = redis.call('TIME')
 local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
 return {redis.call('ZCOUNT', KEYS[2], '-inf', now), redis.call('HGETALL', KEYS[1])}
 """,
+    writes=False,
 )
 _MEND_LOAD: Final = Script(
     "recountMendLoad",
