@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,13 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from podlink.bench import server as bench_server
 from podlink.bench.figures import FIGURES, ONCE, TARGETS
+from podlink.bench.plan import Plan
+from podlink.domain import keys
+from podlink.store import scripts
+from podlink.store.merging import BATCH_SIZE
+from podlink.store.operations.base import PICK_WEIGHT
 from sandbox.processes import until
 
 if TYPE_CHECKING:
@@ -111,6 +118,29 @@ def test_only_what_is_asked_for(server: RedisServer, raw: redis.Redis) -> None:
         "PodLink, 50 tasks",
         "plain socket, GET packed in advance",
     ]
+
+
+def test_every_batch_whose_time_is_taken_is_full(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    plan = Plan(server.url, "podlink-bench-full", links=1000, memory_links=0, seconds=0.05)
+    bench_server.fill(plan)
+    with server.client() as client:
+        client.config_set("slowlog-max-len", 100_000)
+        client.config_set("slowlog-log-slower-than", 0)
+        figures = bench_server.blocked(plan)
+        calls = client.slowlog_get(100_000)
+
+    # Of each call of the batch, which script it runs how often, and for how many microseconds.
+    run = re.compile(rf"EVAL(?:SHA)? .* (\d+) \d \d \d \d \d (\d+) {re.escape(keys.link_head(plan.namespace))} ")
+    taken: dict[tuple[str, int], list[int]] = {}
+    for each in calls:
+        if found := run.match(each["command"].decode()):
+            taken.setdefault((found[1], int(found[2])), []).append(each["duration"])
+    links = scripts.NUMBERS[scripts.SET_LINK.name], BATCH_SIZE
+    computes = scripts.NUMBERS[scripts.COMPUTE_LINK_IF_ABSENT.name], BATCH_SIZE // PICK_WEIGHT
+    assert set(taken) == {links, computes, (scripts.NUMBERS[scripts.REMOVE_LINK.name], BATCH_SIZE)}
+    assert min(taken[links]) <= figures["blocked-links"] <= max(taken[links])
+    assert min(taken[computes]) <= figures["blocked-computes"] <= max(taken[computes])
 
 
 def test_nobody_there() -> None:

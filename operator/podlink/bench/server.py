@@ -4,6 +4,7 @@ Nothing is flushed and no setting is changed, since the server may be somebody's
 what the server tells of itself is read before and after.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from podlink.domain.errors import PodLinkError
 from podlink.store import operations, scripts
 from podlink.store.blocking import StatefulExecutor
 from podlink.store.calls import Request, pack
+from podlink.store.merging import BATCH_SIZE
+from podlink.store.operations.base import PICK_WEIGHT
 
 TTL_SECONDS: Final = 86_400
 """Of temporary links: longer than any run."""
@@ -33,8 +36,9 @@ _BYTES_A_LINK: Final = 700
 _SETTLED_BYTES: Final = 4096
 _SETTLE_SECONDS: Final = 10
 _SETTLE_PAUSE_SECONDS: Final = 0.2
-_MANY: Final = 512
-"""Users of a bulk call: a whole number of batches, whatever size of a power of two these have."""
+_USERS: Final = 4 * math.lcm(BATCH_SIZE, BATCH_SIZE // PICK_WEIGHT)
+"""Of a bulk call whose batches are measured: they fill every one of them, be it of links or of computed links. More
+would be sent in several goes, each of which ends with a batch that is not full."""
 
 
 class BenchError(PodLinkError):
@@ -130,12 +134,12 @@ def memory(plan: Plan) -> dict[str, float]:
 
 
 def blocked(plan: Plan) -> dict[str, float]:
-    """Microseconds the server spends on one script call of ours, when there is as much in it as we ever send at once.
+    """Microseconds the server spends on one script call of ours with a full batch in it: of links, of computed links.
 
     By its own account of how often it ran scripts and how long: the mean. Other clients that run scripts meanwhile
     would count.
     """
-    users = [uid(number) for number in range(_MANY)]
+    users = [uid(number) for number in range(_USERS)]
     pods = dict.fromkeys(users, POD)
     links, computes = _Account(), _Account()
     ends = time.perf_counter() + plan.seconds
