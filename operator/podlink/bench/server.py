@@ -66,25 +66,45 @@ def look(plan: Plan) -> Server:
     """Find out who the server is, and that it has room.
 
     Raises:
-        PodLinkError: it cannot be reached or used, or its memory limit is too near: a server at its limit refuses
-            writes, or evicts keys that are not ours.
+        PodLinkError: it cannot be reached or used, it is a node of a Redis Cluster, or its memory limit is too near: a
+            server at its limit refuses writes, or evicts keys that are not ours.
+        redis.RedisError: the connection was lost meanwhile.
     """
-    with StatefulExecutor.from_url(plan.url) as executor:
-        # Through the executor, whose errors say what to mend. Removing nothing is refused where a write is.
+    with StatefulExecutor.from_url(plan.url) as executor, connected(plan) as client:
+        # Through the executor where it can be, whose errors say what to mend.
         executor.run(operations.ping())
+        with _refusals_told():
+            told = client.info()
+        if told.get("cluster_enabled"):
+            raise BenchError(
+                "the bench measures one server, and this is a node of a Redis Cluster:"
+                " give the URL of a server with cluster-enabled no"
+            )
+        # Removing nothing is refused where a write, or a removal, is.
         executor.set_service_state(plan.namespace, SERVICE, 0, "")
-    with connected(plan) as client:
-        about, memory = client.info("server"), client.info("memory")
+        with _refusals_told():
+            client.unlink(keys.state_key(plan.namespace, SERVICE))
     needed = plan.users * _BYTES_A_LINK
-    limit = memory.get("maxmemory", 0)
-    if limit and memory["used_memory"] + needed > limit:
+    limit = told.get("maxmemory", 0)
+    if limit and told["used_memory"] + needed > limit:
         raise BenchError(
             f"the server may use {limit:,} bytes of memory and has no room for {needed:,} more:"
             " raise its maxmemory, or lower --links and --memory-links"
         )
-    if "valkey_version" in about:
-        return Server("Valkey", about["valkey_version"])
-    return Server("Redis", about["redis_version"])
+    if "valkey_version" in told:
+        return Server("Valkey", told["valkey_version"])
+    return Server("Redis", told["redis_version"])
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    try:
+        yield
+    except redis.ResponseError as error:
+        raise BenchError(
+            f"the server refuses what the bench needs: {error}; give one, and a user,"
+            " that allow every command on keys sf:{podlink-bench-*"
+        ) from error
 
 
 def fill(plan: Plan) -> None:
