@@ -4,6 +4,7 @@ Exit codes: 0, 1 for a failure, 2 for a command, flag or environment variable th
 """
 
 import asyncio
+import math
 import os
 import re
 import sys
@@ -51,6 +52,13 @@ def _namespaces(_: click.Context, __: click.Parameter, values: tuple[str, ...]) 
                 f"{value!r} is no namespace name: use lower-case letters, digits and '-', at most 63 characters"
             )
     return tuple(dict.fromkeys(values))
+
+
+def _number(_: click.Context, __: click.Parameter, value: float) -> float:
+    # Neither below nor above any bound, it is in every range.
+    if math.isnan(value):
+        raise click.BadParameter("nan is no number: give one, such as 1")
+    return value
 
 
 def _given(redis_url: str | None, what: str) -> str:
@@ -180,6 +188,7 @@ def show_status(redis_url: str | None, namespaces: tuple[str, ...]) -> None:
 @click.option(
     "--seconds",
     type=click.FloatRange(0.001, 60),
+    callback=_number,
     default=1,
     show_default=True,
     help="How long each is measured a round.",

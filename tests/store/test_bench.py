@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,8 +13,15 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
+from podlink.bench import server as bench_server
 from podlink.bench.figures import FIGURES, ONCE, TARGETS
+from podlink.bench.plan import Plan
+from podlink.domain import keys
+from podlink.store import scripts
+from podlink.store.merging import BATCH_SIZE
+from podlink.store.operations.base import PICK_WEIGHT
 from sandbox.processes import until
+from sandbox.redis_cluster import ClusterSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
     import redis
 
     from sandbox.redis_servers import RedisServer
+    from store.harness import Topology
 
 TINY = ["--rounds", "2", "--seconds", "0.01", "--links", "1000", "--memory-links", "1000"]
 
@@ -113,6 +122,70 @@ def test_only_what_is_asked_for(server: RedisServer, raw: redis.Redis) -> None:
     ]
 
 
+def test_every_batch_whose_time_is_taken_is_full(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    plan = Plan(server.url, "podlink-bench-full", links=1000, memory_links=0, seconds=0.05)
+    bench_server.fill(plan)
+    with server.client() as client:
+        client.config_set("slowlog-max-len", 100_000)
+        client.config_set("slowlog-log-slower-than", 0)
+        figures = bench_server.blocked(plan)
+        calls = client.slowlog_get(100_000)
+
+    # Of each call of the batch, which script it runs how often, and for how many microseconds.
+    run = re.compile(rf"EVAL(?:SHA)? .* (\d+) \d \d \d \d \d (\d+) {re.escape(keys.link_head(plan.namespace))} ")
+    taken: dict[tuple[str, int], list[int]] = {}
+    for each in calls:
+        if found := run.match(each["command"].decode()):
+            taken.setdefault((found[1], int(found[2])), []).append(each["duration"])
+    links = scripts.NUMBERS[scripts.SET_LINK.name], BATCH_SIZE
+    computes = scripts.NUMBERS[scripts.COMPUTE_LINK_IF_ABSENT.name], BATCH_SIZE // PICK_WEIGHT
+    assert set(taken) == {links, computes, (scripts.NUMBERS[scripts.REMOVE_LINK.name], BATCH_SIZE)}
+    assert min(taken[links]) <= figures["blocked-links"] <= max(taken[links])
+    assert min(taken[computes]) <= figures["blocked-computes"] <= max(taken[computes])
+
+
+@pytest.mark.only_on("cluster", reason="it is the one that is refused")
+def test_a_node_of_a_cluster_is_refused(server: Topology, raw: redis.Redis) -> None:
+    assert isinstance(server, ClusterSet)
+
+    done = bench(server.servers[0].url)
+
+    assert done.returncode == 1
+    assert error_of(done) == (
+        "Error: the bench measures one server, and this is a node of a Redis Cluster:"
+        " give the URL of a server with cluster-enabled no"
+    )
+    assert raw.keys() == []
+
+
+@pytest.mark.parametrize("command", ["info", "unlink"])
+def test_a_user_that_may_not_do_all_it_takes_is_refused(own_server: Callable[..., RedisServer], command: str) -> None:
+    server = own_server(users={"gate": f"on >secret ~* +@all -{command}"})
+
+    done = bench(server.url_as("gate", "secret"))
+
+    assert done.returncode == 1
+    told = error_of(done)
+    assert told.startswith("Error: the server refuses what the bench needs: ")
+    assert f"'{command}'" in told
+    assert told.endswith("; give one, and a user, that allow every command on keys sf:{podlink-bench-*")
+    with server.client() as client:
+        assert client.keys() == []
+
+
+def test_a_replica_is_refused(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    with server.client() as client:
+        client.replicaof("127.0.0.1", 1)
+
+    done = bench(server.url)
+
+    assert done.returncode == 1
+    assert error_of(done).startswith("Error: set_service_state: Redis cannot serve now: ")
+    assert "read only replica" in done.stderr
+
+
 def test_nobody_there() -> None:
     done = bench("redis://127.0.0.1:1")
 
@@ -193,7 +266,11 @@ def test_a_server_that_dies_in_the_middle(own_server: Callable[..., RedisServer]
     [
         (["--json", "/nowhere/at/all.json"], 1, "Error: /nowhere/at/all.json cannot be written: /nowhere/at is no "),
         (["--redis-url", ""], 2, "url has no scheme"),
+        (["--chart", __file__ + "/x.svg"], 1, f"x.svg cannot be written: {__file__} is no directory "),
+        (["--json", "/"], 2, "'--json': File '/' is a directory."),
         (["--only", "podlink-5"], 2, "'podlink-5' is not one of "),
+        (["--seconds", "nan"], 2, "'--seconds': nan is no number: give one, such as 1"),
+        (["--seconds", "inf"], 2, "'--seconds': inf is not in the range 0.001<=x<=60."),
     ],
 )
 def test_what_cannot_be_used_is_refused_at_once(flags: list[str], code: int, told: str) -> None:
@@ -201,6 +278,40 @@ def test_what_cannot_be_used_is_refused_at_once(flags: list[str], code: int, tol
 
     assert done.returncode == code
     assert told in done.stderr.splitlines()[-1]
+
+
+def test_a_file_that_cannot_be_written_is_told_of_at_once(tmp_path: Path) -> None:
+    kept = tmp_path / "kept.json"
+    kept.write_text("{}")
+    kept.chmod(0o444)
+    # root may write to any file, so it gives that up.
+    may_not = ["setpriv", "--bounding-set=-dac_override"] if os.geteuid() == 0 else []
+    done = subprocess.run(
+        [*may_not, *command("--json", kept)],
+        env=environment("redis://127.0.0.1:1"),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    told = f"Error: {kept} cannot be written: it is there and read-only; remove it, or name another place"
+    assert error_of(done) == told
+
+    directory = tmp_path / "bench.json"
+    directory.mkdir()
+    done = bench("redis://127.0.0.1:1", "--docs", tmp_path)
+    assert done.returncode == 1
+    told = f"Error: {directory} cannot be written: it is a directory; remove it, or name another place"
+    assert error_of(done) == told
+
+
+@pytest.mark.only_on("redis", reason="one server is enough to see a program at work")
+def test_a_disk_that_is_full_takes_no_figures_away(server: RedisServer, raw: redis.Redis) -> None:
+    done = bench(server.url, "--only", "podlink-50", "--json", "/dev/full")
+
+    assert done.returncode == 1
+    assert "PodLink, 50 tasks" in done.stdout
+    assert done.stderr.splitlines()[-1] == "Error: /dev/full could not be written: No space left on device"
 
 
 def test_somewhere_to_measure_is_needed() -> None:

@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import msgspec
 import pytest
 
+from podlink.bench.chart import as_svg
 from podlink.bench.figures import CONTENDERS, FIGURES, ONCE, TARGETS, Target, judge, lines, spread
+from podlink.bench.page import as_page
+from podlink.bench.report import Report
 from podlink.bench.staleness import stale_milliseconds
 from podlink.bench.worker import MEASURES
+
+DOCS = Path(__file__).parents[2] / "docs"
 
 NAMES = {figure.name for figure in FIGURES}
 
@@ -115,6 +123,13 @@ def test_a_heading_stands_above_each_group() -> None:
     assert [each.title for each in told if not each.heading and not each.title.startswith("…")] == [
         figure.title for figure in FIGURES
     ]
+
+
+def test_page_and_chart_are_those_of_the_published_figures() -> None:
+    found = msgspec.json.decode((DOCS / "bench.json").read_bytes(), type=Report)
+    # Where this fails, the generator was changed and they were not written anew: `make bench` does.
+    assert as_page(found) == (DOCS / "benchmarks.md").read_text()
+    assert as_svg(found) == (DOCS / "bench.svg").read_text()
 
 
 def test_a_write_shows_when_a_later_one_does() -> None:

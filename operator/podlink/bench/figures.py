@@ -6,6 +6,8 @@ from typing import Final, Literal, TypeAlias
 
 import msgspec
 
+from podlink.bench.plan import PODS
+
 Unit: TypeAlias = Literal["calls/s", "us", "ms", "bytes"]
 
 Series: TypeAlias = Mapping[str, Sequence[float]]
@@ -111,14 +113,12 @@ FIGURES: Final = (
     Figure("staleness-p50", "another client's write until it shows, p50", "ms", _CACHE, "staleness"),
     Figure("staleness-p99", "another client's write until it shows, p99", "ms", _CACHE, "staleness"),
     Figure("blocked-links", "largest batch of links, mean", "us", _SERVER, "blocked"),
-    Figure("blocked-computes", "largest batch of computed links, mean", "us", _SERVER, "blocked"),
+    Figure("blocked-computes", f"largest batch of computed links, {PODS} pods, mean", "us", _SERVER, "blocked"),
     Figure("memory-minimum", "a string and a hash field alone", "bytes", _MEMORY, "memory"),
     Figure("memory-podlink", "PodLink, permanent links", "bytes", _MEMORY, "memory"),
     Figure("memory-minimum-ttl", "a string with a TTL and a hash field alone", "bytes", _MEMORY, "memory"),
     Figure("memory-podlink-ttl", "PodLink, temporary links", "bytes", _MEMORY, "memory"),
 )
-
-_BY_NAME: Final = {figure.name: figure for figure in FIGURES}
 
 CONTENDERS: Final = tuple(dict.fromkeys(figure.contender for figure in FIGURES))
 

@@ -36,7 +36,8 @@ your own Redis the same way, in keys of its own that it removes again. All round
 - **Until it shows** is the time from before another process sends its write until a cached read in this one returns
   it, when it reads in every turn of its event loop.
 - **How long the server serves nobody else** is by its own account (`INFO commandstats`): the mean of script calls with
-  as many links in them as PodLink ever puts there.
+  as many links in them as PodLink ever puts there. A computed link takes longer where the service has more pods, of
+  which there are few here: see [limitations](limitations.md).
 - **Memory** is by how much `used_memory` grows, divided by the {memory_links:,} links that were written. The lines
   above PodLink's are the same links as a string and a field of a hash, with no loads and nothing else of PodLink's.
 """

@@ -53,7 +53,7 @@ def bench(url: str, settings: Settings, only: tuple[str, ...], outputs: Outputs)
         outputs: files to write.
 
     Raises:
-        PodLinkError: the server cannot be used, or there is no directory for a file.
+        PodLinkError: the server cannot be used, or a file cannot be written.
     """
     files = [(outputs.json, report.as_json), (outputs.chart, as_svg)]
     if outputs.docs:
@@ -62,12 +62,14 @@ def bench(url: str, settings: Settings, only: tuple[str, ...], outputs: Outputs)
     wanted = [(path, write) for path, write in files if path]
     for path, _ in wanted:
         # Not after some minutes of measuring.
-        if not os.access(path.parent, os.W_OK):
-            raise BenchError(f"{path} cannot be written: {path.parent} is no directory that one can write to")
+        _check_writable(path)
     found = measure(url, settings, only)
     click.echo(report.as_text(found))
     for path, write in wanted:
-        path.write_text(write(found), encoding="utf-8")
+        try:
+            path.write_text(write(found), encoding="utf-8")
+        except OSError as error:
+            raise BenchError(f"{path} could not be written: {error.strerror}") from error
 
 
 def measure(url: str, settings: Settings, only: tuple[str, ...] = ()) -> Report:
@@ -91,9 +93,9 @@ def measure(url: str, settings: Settings, only: tuple[str, ...] = ()) -> Report:
         memory_links=settings.memory_links if "memory" in chosen else 0,
         seconds=settings.seconds,
     )
-    who = server.look(plan)
     gathered: dict[str, list[Answer]] = {contender: [] for contender in chosen}
     try:
+        who = server.look(plan)
         with _ended_by_signals(), _removed_again(plan), Workers() as workers:
             for contender in _schedule(plan, settings, chosen):
                 answers = gathered[contender]
@@ -109,6 +111,16 @@ def measure(url: str, settings: Settings, only: tuple[str, ...] = ()) -> Report:
         for name in answers[0].figures
     }
     return report.report(where, who, settings, series, problems)
+
+
+def _check_writable(path: Path) -> None:
+    if not os.access(path, os.F_OK):
+        if not os.access(path.parent, os.W_OK | os.X_OK):
+            raise BenchError(f"{path} cannot be written: {path.parent} is no directory that one can write to")
+    elif path.is_dir():
+        raise BenchError(f"{path} cannot be written: it is a directory; remove it, or name another place")
+    elif not os.access(path, os.W_OK):
+        raise BenchError(f"{path} cannot be written: it is there and read-only; remove it, or name another place")
 
 
 def _schedule(plan: Plan, settings: Settings, chosen: list[str]) -> Iterator[str]:

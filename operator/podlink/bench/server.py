@@ -4,6 +4,7 @@ Nothing is flushed and no setting is changed, since the server may be somebody's
 what the server tells of itself is read before and after.
 """
 
+import math
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -21,6 +22,8 @@ from podlink.domain.errors import PodLinkError
 from podlink.store import operations, scripts
 from podlink.store.blocking import StatefulExecutor
 from podlink.store.calls import Request, pack
+from podlink.store.merging import BATCH_SIZE
+from podlink.store.operations.base import PICK_WEIGHT
 
 TTL_SECONDS: Final = 86_400
 """Of temporary links: longer than any run."""
@@ -33,8 +36,9 @@ _BYTES_A_LINK: Final = 700
 _SETTLED_BYTES: Final = 4096
 _SETTLE_SECONDS: Final = 10
 _SETTLE_PAUSE_SECONDS: Final = 0.2
-_MANY: Final = 512
-"""Users of a bulk call: a whole number of batches, whatever size of a power of two these have."""
+_USERS: Final = 4 * math.lcm(BATCH_SIZE, BATCH_SIZE // PICK_WEIGHT)
+"""Of a bulk call whose batches are measured: they fill every one of them, be it of links or of computed links. More
+would be sent in several goes, each of which ends with a batch that is not full."""
 
 
 class BenchError(PodLinkError):
@@ -62,25 +66,45 @@ def look(plan: Plan) -> Server:
     """Find out who the server is, and that it has room.
 
     Raises:
-        PodLinkError: it cannot be reached or used, or its memory limit is too near: a server at its limit refuses
-            writes, or evicts keys that are not ours.
+        PodLinkError: it cannot be reached or used, it is a node of a Redis Cluster, or its memory limit is too near: a
+            server at its limit refuses writes, or evicts keys that are not ours.
+        redis.RedisError: the connection was lost meanwhile.
     """
-    with StatefulExecutor.from_url(plan.url) as executor:
-        # Through the executor, whose errors say what to mend. Removing nothing is refused where a write is.
+    with StatefulExecutor.from_url(plan.url) as executor, connected(plan) as client:
+        # Through the executor where it can be, whose errors say what to mend.
         executor.run(operations.ping())
+        with _refusals_told():
+            told = client.info()
+        if told.get("cluster_enabled"):
+            raise BenchError(
+                "the bench measures one server, and this is a node of a Redis Cluster:"
+                " give the URL of a server with cluster-enabled no"
+            )
+        # Removing nothing is refused where a write, or a removal, is.
         executor.set_service_state(plan.namespace, SERVICE, 0, "")
-    with connected(plan) as client:
-        about, memory = client.info("server"), client.info("memory")
+        with _refusals_told():
+            client.unlink(keys.state_key(plan.namespace, SERVICE))
     needed = plan.users * _BYTES_A_LINK
-    limit = memory.get("maxmemory", 0)
-    if limit and memory["used_memory"] + needed > limit:
+    limit = told.get("maxmemory", 0)
+    if limit and told["used_memory"] + needed > limit:
         raise BenchError(
             f"the server may use {limit:,} bytes of memory and has no room for {needed:,} more:"
             " raise its maxmemory, or lower --links and --memory-links"
         )
-    if "valkey_version" in about:
-        return Server("Valkey", about["valkey_version"])
-    return Server("Redis", about["redis_version"])
+    if "valkey_version" in told:
+        return Server("Valkey", told["valkey_version"])
+    return Server("Redis", told["redis_version"])
+
+
+@contextmanager
+def _refusals_told() -> Iterator[None]:
+    try:
+        yield
+    except redis.ResponseError as error:
+        raise BenchError(
+            f"the server refuses what the bench needs: {error}; give one, and a user,"
+            " that allow every command on keys sf:{podlink-bench-*"
+        ) from error
 
 
 def fill(plan: Plan) -> None:
@@ -130,12 +154,12 @@ def memory(plan: Plan) -> dict[str, float]:
 
 
 def blocked(plan: Plan) -> dict[str, float]:
-    """Microseconds the server spends on one script call of ours, when there is as much in it as we ever send at once.
+    """Microseconds the server spends on one script call of ours with a full batch in it: of links, of computed links.
 
     By its own account of how often it ran scripts and how long: the mean. Other clients that run scripts meanwhile
     would count.
     """
-    users = [uid(number) for number in range(_MANY)]
+    users = [uid(number) for number in range(_USERS)]
     pods = dict.fromkeys(users, POD)
     links, computes = _Account(), _Account()
     ends = time.perf_counter() + plan.seconds

@@ -16,7 +16,8 @@ T = TypeVar("T")
 T_co = TypeVar("T_co", covariant=True)
 
 PICK_WEIGHT: Final = 5
-"""`Shape.weight` of what reads all pods of a service, of which ten are a usual number."""
+"""`Shape.weight` of what reads all pods of a service: as measured with ten of them, a usual number. The server takes
+longer the more there are, and a caller does not know how many."""
 
 _SHAPES: Final = 4096
 """Shapes remembered of each kind: services of a gateway times the life times it gives to links."""
