@@ -12,16 +12,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, islice
-from typing import Any, Final, Protocol, TypeAlias, TypeVar
+from typing import Any, Final, TypeVar
 
 from redis.exceptions import ReadOnlyError
 
-from podlink.domain.errors import PodLinkError, RedisUnavailable
+from podlink.domain.errors import RedisUnavailable
 from podlink.store.calls import Conversation, Manner, conversation
 from podlink.store.merging import BATCH_SIZE
 from podlink.store.node import Node
 from podlink.store.operations import Operation
 from podlink.store.outcomes import Lost, Reply, outcome, timeout_error
+from podlink.store.parcels import Batch, Group, Letter, Parcel
 from podlink.store.wire import Wire
 
 T = TypeVar("T")
@@ -36,87 +37,13 @@ Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], Mapping[int,
 """Told of operations that ended, with their results and the seconds that took. Returns what an observer raised, by the
 place of the operation."""
 
-_Letter: TypeAlias = "tuple[Operation[Any], asyncio.Future[Any], float]"
-"""An operation, the future of its result, and when it was posted. One is made for every call, so it is no class."""
-
-
-class _Parcel(Protocol):
-    """Operations that travel together.
-
-    Attributes:
-        operations: in the order of the results.
-        manner: how they are sent.
-        since: monotonic time at which the first of them was posted.
-    """
-
-    operations: Sequence[Operation[Any]]
-    manner: Manner
-    since: float
-
-    def futures(self) -> Sequence["asyncio.Future[Any]"]:
-        """What callers wait for."""
-
-    def tell(self, results: Sequence[Any]) -> None:
-        """Hand the results out, exceptions among them, to those who still wait."""
-
-
-class _Batch:
-    """Single calls, each with a caller of its own."""
-
-    __slots__ = ("_futures", "manner", "operations", "since")
-
-    def __init__(self, letters: Sequence[_Letter], manner: Manner) -> None:
-        self.operations: Sequence[Operation[Any]] = [letter[0] for letter in letters]
-        self._futures = [letter[1] for letter in letters]
-        self.since = letters[0][2]
-        self.manner = manner
-
-    def futures(self) -> Sequence["asyncio.Future[Any]"]:
-        return self._futures
-
-    def tell(self, results: Sequence[Any]) -> None:
-        for future, result in zip(self._futures, results, strict=True):
-            if future.done():  # its caller was cancelled
-                continue
-            if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
-                future.set_result(result)
-
-
-class _Group:
-    """Many operations of one caller, whose future holds the list of their results."""
-
-    __slots__ = ("future", "manner", "operations", "since")
-
-    def __init__(self, operations: Sequence[Operation[Any]], manner: Manner, future: "asyncio.Future[Any]") -> None:
-        self.operations = operations
-        self.manner = manner
-        self.since = time.monotonic()
-        self.future = future
-
-    def futures(self) -> Sequence["asyncio.Future[Any]"]:
-        return [self.future]
-
-    def tell(self, results: Sequence[Any]) -> None:
-        if self.future.done():
-            return
-        # PodLinkErrors are results here; what an observer raised is none.
-        raised = next(
-            (each for each in results if isinstance(each, Exception) and not isinstance(each, PodLinkError)), None
-        )
-        if raised is not None:
-            self.future.set_exception(raised)
-        else:
-            self.future.set_result(results)
-
 
 class _Flight:
     """A parcel under way: a conversation (see `calls`) with the server, and the connection it was last sent on."""
 
     __slots__ = ("left", "parcel", "talk", "wire")
 
-    def __init__(self, parcel: _Parcel, wire: Wire) -> None:
+    def __init__(self, parcel: Parcel, wire: Wire) -> None:
         self.left = time.monotonic()
         self.parcel = parcel
         self.wire = wire
@@ -139,8 +66,8 @@ class Mailbox:
         self._report = report
         self._timeout_seconds = timeout_seconds
         self._manner = manner
-        self._letters: deque[_Letter] = deque()
-        self._groups: deque[_Group] = deque()
+        self._letters: deque[Letter] = deque()
+        self._groups: deque[Group] = deque()
         self._batches: set[_Flight] = set()
         self._pipelines: set[_Flight] = set()
         self._collecting = False
@@ -175,7 +102,7 @@ class Mailbox:
         """
         loop = self._loop or self._begin()
         manner = Manner(ordered=True, wait=self._manner.wait) if ordered else self._manner
-        group = _Group(operations, manner, loop.create_future())
+        group = Group(operations, manner, loop.create_future())
         self._groups.append(group)
         self._collect()
         return group.future
@@ -243,7 +170,7 @@ class Mailbox:
         taken = [self._letters.popleft() for _ in range(min(most, len(self._letters)))]
         wanted = [letter for letter in taken if not letter[1].done()]
         if wanted:
-            self._send(_Batch(wanted, self._manner), wire, self._batches)
+            self._send(Batch(wanted, self._manner), wire, self._batches)
 
     def _send_group(self, wire: Wire) -> None:
         group = self._groups.popleft()
@@ -258,7 +185,7 @@ class Mailbox:
         for parcel in self._taken(latest=float("inf")):
             self._tell_unsent(parcel, cause)
 
-    def _send(self, parcel: _Parcel, wire: Wire, kind: set[_Flight]) -> None:
+    def _send(self, parcel: Parcel, wire: Wire, kind: set[_Flight]) -> None:
         flight = _Flight(parcel, wire)
         kind.add(flight)
         self._continue(flight, None)
@@ -302,12 +229,12 @@ class Mailbox:
             # Not at once: the tasks that were just answered may ask for more.
             self._collect_soon()
 
-    def _tell_unsent(self, parcel: _Parcel, cause: BaseException) -> None:
+    def _tell_unsent(self, parcel: Parcel, cause: BaseException) -> None:
         lost = Lost(cause, sent=False)
         results = [outcome(operation, lost) for operation in parcel.operations]
         self._tell(parcel, results, time.monotonic() - parcel.since)
 
-    def _tell(self, parcel: _Parcel, results: Sequence[Any], seconds: float) -> None:
+    def _tell(self, parcel: Parcel, results: Sequence[Any], seconds: float) -> None:
         raised = self._report(parcel.operations, results, seconds)
         if raised:
             results = [raised.get(slot, result) for slot, result in enumerate(results)]
@@ -331,16 +258,16 @@ class Mailbox:
         if times:
             self._set_alarm(min(times) - latest)
 
-    def _taken(self, latest: float) -> list[_Parcel]:
+    def _taken(self, latest: float) -> list[Parcel]:
         """Take out what was posted by then, and waits."""
-        parcels: list[_Parcel] = []
-        letters: list[_Letter] = []
+        parcels: list[Parcel] = []
+        letters: list[Letter] = []
         while self._letters and self._letters[0][2] <= latest:
             letter = self._letters.popleft()
             if not letter[1].done():
                 letters.append(letter)
         if letters:
-            parcels.append(_Batch(letters, self._manner))
+            parcels.append(Batch(letters, self._manner))
         while self._groups and self._groups[0].since <= latest:
             parcels.append(self._groups.popleft())
         return parcels
