@@ -133,3 +133,13 @@ async def test_single_calls_do_not_wait_for_ever_behind_bulks(aexecutor: Statefu
         assert await aexecutor.set_linked_pod(NS, "single", SVC, pod) in {None, pod - 1}
     done.set()
     await asyncio.gather(*tasks)
+
+
+async def test_the_uid_of_a_pod_that_is_none_is_named(executor: Awaited) -> None:
+    for call, argument in (
+        (executor.set_linked_pods(NS, {"u0": 1, "u1": -1}, SVC), "pods"),
+        (executor.try_set_linked_pods(NS, {"u1": 1}, SVC, expected={"u1": "1"}), "expected"),
+    ):
+        with pytest.raises(InvalidArgument, match=r"of uid 'u1'") as error:
+            await call
+        assert error.value.argument == argument

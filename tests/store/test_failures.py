@@ -346,6 +346,26 @@ def test_blocking_client_passed_in_with_any_settings(
         assert client.ping()
 
 
+def test_connections_of_a_client_passed_in_are_left_to_it(own_server: Callable[..., RedisServer]) -> None:
+    with redis.Redis(port=own_server().port, max_connections=2) as client:
+        with sync.StatefulExecutor(client) as executor, ThreadPoolExecutor(4) as threads:
+            assert list(threads.map(lambda n: executor.set_linked_pod(NS, f"u{n}", SVC, n), range(50))) == [None] * 50
+            with client.pubsub() as pubsub:
+                pubsub.subscribe("anything")
+                assert client.ping()
+            assert client.info("clients")["connected_clients"] in {3, 4}
+        until(lambda: client.info("clients")["connected_clients"] <= 2, 5, "the executor's connections to be gone")
+
+
+def test_a_closed_executor_stays_closed(server: Topology, raw: redis.Redis) -> None:
+    with sync.StatefulExecutor.from_url(server.url) as executor:
+        executor.set_linked_pod(NS, UID, SVC, 1)
+    for call in (executor.get_linked_pod, executor.compute_linked_pod_if_absent):
+        with pytest.raises(RedisUnavailable, match="the executor was closed") as error:
+            call(NS, UID, SVC)
+        assert error.value.maybe_applied is False
+
+
 @pytest.mark.parametrize("kind", [StatefulExecutor, sync.StatefulExecutor])
 @pytest.mark.parametrize(
     ("url", "says"),
@@ -370,7 +390,23 @@ def test_blocking_client_passed_in_with_any_settings(
         (None, "cannot be read"),
         (17, "cannot be read"),
         ("redis://localhost?socket_timeout=soon", "socket_timeout"),
-        ("redis://localhost?nonsense=1", "nonsense"),
+        ("redis://localhost?nonsense=1", "nonsense is no setting"),
+        ("redis+sentinel://localhost/main?nonsense=1", "nonsense is no setting"),
+        ("redis+cluster://localhost?nonsense=1", "nonsense is no setting"),
+        ("redis+cluster://localhost?db=0", "names the database '0', and a cluster has none"),
+        ("redis+sentinel://localhost/main?db=x", "names the database 'x', which is no number"),
+        ("redis+sentinel://localhost/main/1?db=2", "names two databases, 1 and 2"),
+        ("redis://localhost/1?db=2", "names two databases, 1 and 2"),
+        ("redis://localhost?retry=3", "retry must be a redis."),
+        (f"redis://localhost?ssl_ca_certs={__file__}", "ssl_ca_certs is for TLS: use rediss://"),
+        (f"redis+cluster://localhost?ssl_ca_certs={__file__}", "ssl_ca_certs is for TLS: use rediss://"),
+        *(
+            (f"{scheme}://{user}:4711{end}battery-staple{more}@localhost:6379/0", "percent-encode / ? # @ :")
+            for scheme in ("redis", "rediss", "redis+sentinel", "redis+cluster")
+            for user in ("", "gate")
+            for end in "/?#"
+            for more in ("", "=x")
+        ),
     ],
 )
 def test_url_that_cannot_be_used_is_refused_at_once(kind: Any, url: Any, says: str) -> None:
@@ -390,9 +426,12 @@ def test_url_that_cannot_be_used_is_refused_at_once(kind: Any, url: Any, says: s
         ({"timeout_seconds": -1}, "timeout_seconds"),
         ({"timeout_seconds": None}, "timeout_seconds"),
         ({"timeout_seconds": float("nan")}, "timeout_seconds"),
+        ({"timeout_seconds": float("inf")}, "timeout_seconds"),
         ({"max_connections": 0}, "max_connections"),
         ({"max_connections": "5"}, "max_connections"),
-        ({"no_such_option": 1}, "url"),
+        ({"no_such_option": 1}, "no_such_option"),
+        ({"retry": 3}, "retry"),
+        ({"ssl_ca_certs": __file__}, "ssl_ca_certs"),
         ({"durability": "replicas"}, "durability"),
     ],
 )
@@ -400,6 +439,20 @@ def test_limits_that_make_no_sense_are_refused(kind: Any, options: dict[str, Any
     with pytest.raises(InvalidArgument) as error:
         kind.from_url("redis://localhost", **options)
     assert error.value.argument == argument
+
+
+@pytest.mark.parametrize(
+    ("kind", "other", "query", "options"),
+    [
+        (StatefulExecutor, "blocking", "?max_connections=5", {}),
+        (StatefulExecutor, "blocking", "", {"max_connections": 5}),
+        (sync.StatefulExecutor, "asyncio", "", {"cache": True}),
+        (sync.StatefulExecutor, "asyncio", "", {"cache_entries": 5}),
+    ],
+)
+def test_what_the_other_executor_has_is_told_so(kind: Any, other: str, query: str, options: dict[str, Any]) -> None:
+    with pytest.raises(InvalidArgument, match=f"is of the {other} executor"):
+        kind.from_url(f"redis://localhost{query}", **options)
 
 
 def test_wrong_kind_of_client_is_refused() -> None:

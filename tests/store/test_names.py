@@ -34,14 +34,14 @@ refused_names = st.builds(
 per_server = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-class NoConnections(redis.ConnectionPool):
-    def get_connection(self, *_args: Any, **_options: Any) -> NoReturn:
+class NoConnection(redis.Connection):
+    def connect(self) -> NoReturn:
         raise AssertionError("a refused argument must not reach the network")
 
 
 @pytest.fixture(scope="module")
 def offline() -> sync.StatefulExecutor:
-    return sync.StatefulExecutor(redis.Redis(connection_pool=NoConnections()))
+    return sync.StatefulExecutor(redis.Redis(connection_pool=redis.ConnectionPool(NoConnection)))
 
 
 @per_server

@@ -63,7 +63,8 @@ async def test_servers_that_hang_and_go_on(
         assert {type(error) for error in await outcomes(executor)} == {RedisUnavailable}
     for server in frozen:
         server.thaw()
-    await goes_on(lambda: executor.get_linked_pod(NS, UID, SVC))
+    for number in range(AT_ONCE):  # links on each of them, and each is tried again in its own time
+        await goes_on(lambda n=number: executor.get_linked_pod(NS, f"u{n}", SVC))
     assert await outcomes(executor) == AGAIN
 
 

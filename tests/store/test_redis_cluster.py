@@ -6,14 +6,16 @@ import asyncio
 import itertools
 import re
 import threading
+import time
+import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
 
-from podlink import PartialFailure, RedisUnavailable, StatefulExecutor
+from podlink import PartialFailure, RedisUnavailable, ScriptError, StatefulExecutor, sync
 from podlink.store import scripts
-from sandbox.processes import free_port, until_async
+from sandbox.processes import free_port, until, until_async
 from sandbox.redis_cluster import ClusterSet, slot_of
 from sandbox.redis_servers import RedisServer
 from store.harness import LINKS, LOAD, NS, PATIENCE_SECONDS, STATE, SVC, UID, Awaited, goes_on, link_key
@@ -21,6 +23,7 @@ from store.harness import LINKS, LOAD, NS, PATIENCE_SECONDS, STATE, SVC, UID, Aw
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+NEVER_SECONDS = 60
 THE_END = "the end of what is watched"
 
 
@@ -282,4 +285,85 @@ async def test_a_server_that_is_no_cluster_says_so(
     executor = connect(f"redis+cluster://127.0.0.1:{own_server().port}", timeout_seconds=2)
     with pytest.raises(RedisUnavailable, match=r"(?i)cluster") as error:
         await executor.set_linked_pod(NS, UID, SVC, 1)
+    assert error.value.maybe_applied is False
+
+
+@pytest.mark.parametrize("lose", [RedisServer.freeze, RedisServer.kill], ids=["freeze", "kill"])
+def test_an_executor_that_starts_while_a_server_is_away_serves_the_others_slots(
+    lose: Callable[[RedisServer], None],
+) -> None:
+    with ClusterSet(node_timeout_seconds=NEVER_SECONDS) as cluster:
+        numbers = {cluster.primary_of(link_key(number)): number for number in range(100)}
+        for lost in cluster.primaries():
+            others = [number for server, number in numbers.items() if server is not lost]
+            lose(lost)
+            with sync.StatefulExecutor.from_url(cluster.url, timeout_seconds=3) as executor:
+                for number in others:
+                    executor.set_linked_pod_if_absent(NS, f"u{number}", SVC, number)
+                assert [executor.get_linked_pod(NS, f"u{number}", SVC) for number in others] == others
+            if not lost.process.alive:
+                break  # whatever it was to the client, none of the others may follow
+            lost.thaw()
+
+
+def test_no_call_waits_for_every_server_in_turn() -> None:
+    with (
+        ClusterSet(node_timeout_seconds=NEVER_SECONDS) as cluster,
+        sync.StatefulExecutor.from_url(cluster.url, timeout_seconds=1) as warm,
+        sync.StatefulExecutor.from_url(cluster.url, timeout_seconds=1) as cold,
+    ):
+        warm.set_linked_pod(NS, UID, SVC, 1)
+        for server in cluster.servers:
+            server.freeze()
+        for executor in (warm, warm, cold):
+            started = time.monotonic()
+            with pytest.raises(RedisUnavailable):
+                executor.get_linked_pod(NS, UID, SVC)
+            assert time.monotonic() - started < 3
+        with pytest.raises(RedisUnavailable):
+            warm.nodes(anew=True)
+        for server in cluster.servers:
+            server.thaw()
+        assert (
+            until(
+                lambda: warm.get_linked_pod(NS, UID, SVC), PATIENCE_SECONDS, "an answer", retry_on=(RedisUnavailable,)
+            )
+            == 1
+        )
+
+
+def test_an_error_does_not_grow_with_each_call() -> None:
+    with sync.StatefulExecutor.from_url(f"redis+cluster://127.0.0.1:{free_port()}", timeout_seconds=1) as executor:
+        told = []
+        for _ in range(20):
+            with pytest.raises(RedisUnavailable) as error:
+                executor.get_linked_pod(NS, UID, SVC)
+            told.append(len("".join(traceback.format_exception(error.value)).splitlines()))
+    assert max(told) == min(told)
+
+
+async def test_nobody_answering_is_told_with_the_time(connect: Callable[..., Awaited]) -> None:
+    with ClusterSet(node_timeout_seconds=NEVER_SECONDS) as cluster:
+        for server in cluster.servers:
+            server.freeze()
+        with pytest.raises(RedisUnavailable) as error:
+            await connect(cluster.url, timeout_seconds=0.5).get_linked_pod(NS, UID, SVC)
+        assert "no server of the cluster" in str(error.value)
+        assert "within 0.5 seconds" in str(error.value) or "Timeout" in str(error.value)
+
+
+async def test_the_url_of_one_server_names_one_of_a_cluster(
+    redis_cluster: ClusterSet, connect: Callable[..., Awaited]
+) -> None:
+    elsewhere = next(server for server in redis_cluster.primaries() if server is not redis_cluster.primary_of(LINKS))
+    with pytest.raises(ScriptError, match=r"redis\+cluster://") as error:
+        await connect(f"redis://127.0.0.1:{elsewhere.port}").set_linked_pod(NS, UID, SVC, 1)
+    assert "a node of a cluster" in str(error.value)
+
+
+def test_a_closed_executor_asks_for_no_map(redis_cluster: ClusterSet) -> None:
+    with sync.StatefulExecutor.from_url(redis_cluster.url) as executor:
+        executor.get_linked_pod(NS, UID, SVC)
+    with pytest.raises(RedisUnavailable, match="the executor was closed") as error:
+        executor.nodes(anew=True)
     assert error.value.maybe_applied is False

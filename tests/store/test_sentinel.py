@@ -82,7 +82,17 @@ async def test_no_sentinel_answers(connect: Callable[..., Awaited]) -> None:
     with pytest.raises(RedisUnavailable) as error:
         await executor.set_linked_pod(NS, UID, SVC, 1)
     assert error.value.maybe_applied is False
-    assert any(str(port) in str(error.value) for port in ports)
+    for port in ports:
+        assert f"127.0.0.1:{port}: Error 111" in str(error.value)
+    assert len(str(error.value)) < 500
+
+
+async def test_the_database_may_stand_in_the_query(sentinels: SentinelSet, connect: Callable[..., Awaited]) -> None:
+    for url in (sentinels.url.replace("/0", "?db=3"), sentinels.url.replace("/0", "/3?db=3")):
+        assert await connect(url).set_linked_pod_if_absent(NS, UID, SVC, 1) == 1
+        assert sentinels.primary().ask("INFO", "keyspace").keys() == {"db3"}
+    executor = connect(sentinels.url.replace("/0", ""), db=3)
+    assert await executor.get_linked_pod(NS, UID, SVC) == 1
 
 
 async def test_a_service_the_sentinels_do_not_know_is_named(
@@ -98,6 +108,11 @@ async def test_servers_and_sentinels_have_passwords_of_their_own(connect: Callab
     with SentinelSet(password="correct horse:@/", sentinel_password="battery staple:@/") as secured:
         assert await connect(secured.url).set_linked_pod(NS, UID, SVC, 1) is None
         assert secured.primary().ask("GET", LINK) == "1"
+        with pytest.raises(RedisUnavailable, match="Check the credentials") as error:
+            await connect(secured.url.replace("battery", "cart")).set_linked_pod(NS, UID, SVC, 1)
+        for sentinel in secured.sentinels:
+            assert f"127.0.0.1:{sentinel.port}: " in str(error.value)
+        assert len(str(error.value)) < 500
 
 
 async def test_a_write_is_confirmed_when_a_replica_has_it(

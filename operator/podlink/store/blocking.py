@@ -62,12 +62,13 @@ class StatefulExecutor:
         replicas: int = 1,
         on_call: Observer | None = None,
     ) -> None:
-        """Use a redis-py client, whose connections and settings apply; closing it stays with the caller.
+        """Connect as a redis-py client does, at the first call; closing the client stays with the caller.
 
         Args:
-            client: for example of `Sentinel.master_for`, or a `RedisCluster`, or a function that makes one at the first
-                call (a RedisCluster connects when it is made). Its `socket_timeout` bounds every wait for the server.
-            timeout_seconds: of waiting for a free connection.
+            client: says where and how to connect, and how many connections to a server there are at most; for example
+                of `Sentinel.master_for`, or a `RedisCluster`, or a function that makes one at the first call (a
+                RedisCluster connects when it is made). Its `socket_timeout` bounds every wait for the server.
+            timeout_seconds: of waiting for a free connection, and for a cluster's map.
             durability: "replicated": a write returns when replicas have it, else it raises `NotReplicated`.
             replicas: how many must. Sentinels may promote one that is a moment behind another, so only the number of
                 all replicas makes sure that a failover loses nothing that was confirmed.
@@ -115,7 +116,7 @@ class StatefulExecutor:
 
         Args:
             url: as of `podlink.StatefulExecutor.from_url`: one server, a primary that Sentinels name, or a cluster.
-            timeout_seconds: of each wait: for a free connection, for connecting, for a reply.
+            timeout_seconds: of each wait: for a cluster's map, for a free connection, for connecting, for a reply.
             max_connections: how many connections to a server are opened at most; further calls wait for a free one.
             durability: see the constructor.
             replicas: see the constructor.
@@ -130,14 +131,19 @@ class StatefulExecutor:
                 f"max_connections must be an int above 0, got {max_connections!r}", argument="max_connections"
             )
         calls.check_timeout(timeout_seconds)
+        for name in ("cache", "cache_entries"):
+            if name in options:
+                raise InvalidArgument(
+                    f"{name} is of the asyncio executor, podlink.StatefulExecutor: this one asks Redis for every link",
+                    argument=name,
+                )
         settings: dict[str, Any] = {
             "max_connections": max_connections,
             "socket_timeout": timeout_seconds,
             "socket_connect_timeout": timeout_seconds,
             "retry": Retry(NoBackoff(), 0),
         }
-        open_client = functools.partial(urls.open_client, urls.BLOCKING, url, settings | options)
-        client = open_client if urls.names_cluster(url) else open_client()
+        client = urls.open_client(urls.BLOCKING, url, settings | options)
         executor = cls(
             client, timeout_seconds=timeout_seconds, durability=durability, replicas=replicas, on_call=on_call
         )
@@ -151,7 +157,7 @@ class StatefulExecutor:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; a client that was passed in stays open."""
+        """Close the connections, for good; a client that was passed in stays open."""
         if self._server is not None:
             self._server.close()
         if self._owned is not None:

@@ -10,32 +10,37 @@ from typing import Any, Final
 
 import redis
 from redis import RedisCluster
+from redis.backoff import NoBackoff
 from redis.cluster import ClusterNode
 from redis.connection import Connection
 from redis.exceptions import ReadOnlyError, RedisError, ResponseError
+from redis.retry import Retry
 
 from podlink.domain.errors import RedisUnavailable
 from podlink.store import cluster
 from podlink.store.calls import Manner, Request, conversation, pack
 from podlink.store.circuit import Circuit
 from podlink.store.operations import Operation
-from podlink.store.outcomes import Lost, Reply, outcome, unavailable
+from podlink.store.outcomes import Lost, Reply, no_map, outcome, timeout_error, unavailable
 
 _LIVELY_SECONDS: Final = 0.05
 """A connection that was idle for longer is looked at before it is used."""
+
+_CLOSED: Final = Lost(ConnectionError("the executor was closed"), sent=False)
 
 Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], None]
 """Told of operations that ended, with their results and the seconds that took."""
 
 
 class Server:
-    """One server, and a pool of connections to it that threads share."""
+    """One server, and the connections to it, which threads share."""
 
     def __init__(self, client: redis.Redis, timeout_seconds: float, report: Report, manner: Manner) -> None:
         """Connect to nothing yet.
 
         Args:
-            client: of redis-py, whose pool is used.
+            client: of redis-py, which says where and how to connect, and how many connections there may be. Its own are
+                left to others.
             timeout_seconds: of waiting for a free connection.
             report: told of every operation that ended.
             manner: how operations are sent.
@@ -46,10 +51,9 @@ class Server:
         self._manner = manner
         self._circuit = Circuit()
         self._cause: BaseException = ConnectionError("not tried yet")
-        # A pool raises when all its connections are in use; here the call waits for one.
         self._free = threading.Semaphore(self._pool.max_connections)
-        # Taking a connection from the pool and giving it back costs half as much as a call, so they stay here.
         self._idle: deque[tuple[Connection, float]] = deque()
+        self._closed = False
 
     def run(self, many: Sequence[Operation[Any]], *, ordered: bool = True) -> list[Any]:
         """Run operations; each has its own result, or PodLinkError, in its own place.
@@ -70,21 +74,26 @@ class Server:
         return results
 
     def close(self) -> None:
-        """Give the idle connections back to the pool, closed."""
+        """Close the connections, for good; one that is in use when that is done."""
+        self._closed = True
+        self._leave()
+
+    def _leave(self) -> None:
+        """Close the idle connections."""
         with suppress(IndexError):
             while True:
-                connection, _ = self._idle.pop()
-                connection.disconnect()
-                self._pool.release(connection)
+                self._idle.pop()[0].disconnect()
 
     def _exchange(self, requests: list[Request]) -> list[Reply]:
         """Send requests down one connection and collect as many replies as come."""
         replies: list[Reply] = []
+        if self._closed:
+            return [_CLOSED] * len(requests)
         if left := self._circuit.seconds_left:
             cause: Exception = ConnectionError(f"{self._cause} (tried again in {left:.1f} s)")
             return [Lost(cause, sent=False)] * len(requests)
         if not self._free.acquire(timeout=self._timeout_seconds):
-            cause = TimeoutError(f"no connection within {self._timeout_seconds:g} seconds")
+            cause = timeout_error(self._timeout_seconds, sent=False)
             return [Lost(cause, sent=False)] * len(requests)
         sent = False
         try:
@@ -102,10 +111,13 @@ class Server:
                 # A primary that became a replica stays one: the next call has to look for the new primary.
                 whole = not any(isinstance(reply, ReadOnlyError) for reply in replies)
             finally:
-                self._idle.append((connection, time.monotonic()))
-                if not whole:
+                if whole:
+                    self._idle.append((connection, time.monotonic()))
+                else:
+                    connection.disconnect()
+                if not whole or self._closed:
                     # What befell this connection is likely to befall the others.
-                    self.close()
+                    self._leave()
         except (RedisError, OSError) as error:
             if not sent:
                 self._circuit.failed()
@@ -122,14 +134,51 @@ class Server:
             RedisError, OSError: the server cannot be reached.
         """
         with suppress(IndexError):
-            connection, since = self._idle.pop()
-            if time.monotonic() - since < _LIVELY_SECONDS and connection.pid == os.getpid():
-                return connection
-            # The server may have closed it, or it belongs to the process that this one was forked from: the pool knows.
-            self._pool.release(connection)
-        connection = self._pool.get_connection()
+            while True:
+                idle, since = self._idle.pop()
+                if idle.pid == os.getpid() and (time.monotonic() - since < _LIVELY_SECONDS or _lives(idle)):
+                    return idle
+                idle.disconnect()
+        connection: Connection = self._pool.connection_class(
+            **self._pool.connection_kwargs | {"retry": Retry(NoBackoff(), 0)}
+        )
+        try:
+            connection.connect()
+        except BaseException:
+            connection.disconnect()
+            raise
         self._circuit.succeeded()
         return connection
+
+
+def _lives(connection: Connection) -> bool:
+    """Whether a connection that was idle is still open; nothing is to be read there, unless it was closed."""
+    try:
+        return not connection.can_read()
+    except (RedisError, OSError):
+        return False
+
+
+class _Asking(threading.Thread):
+    """Asks for a cluster's map, once.
+
+    Attributes:
+        error: why there is none.
+        ended_at: monotonic time at which it was answered.
+    """
+
+    def __init__(self, ask: Callable[[], None]) -> None:
+        super().__init__(name="podlink-cluster-map", daemon=True)
+        self._ask = ask
+        self.error: Exception | None = None
+        self.ended_at = float("-inf")
+
+    def run(self) -> None:
+        try:
+            self._ask()
+        except Exception as error:  # noqa: BLE001 - whoever waits for the map is told
+            self.error = error
+        self.ended_at = time.monotonic()
 
 
 class ClusterServers:
@@ -148,7 +197,7 @@ class ClusterServers:
         Args:
             connect: makes a client of redis-py, which asks for the cluster's map then; no call goes through it.
             make: makes the server of a client.
-            timeout_seconds: of one call with all its redirections.
+            timeout_seconds: of asking for the map, and of one call with all its redirections.
             owned: whether the client is to be closed here.
         """
         self._owned = owned
@@ -156,12 +205,11 @@ class ClusterServers:
         self._make = make
         self._timeout_seconds = timeout_seconds
         self._client: RedisCluster | None = None
-        self._stale = False
-        self._asked_at = float("-inf")
+        self._closed = False
         self._servers: dict[str, Server] = {}
-        self._refused: Exception | None = None
+        # Servers are asked in turn, and each that hangs is waited for: no call is to wait for all of them.
+        self._asking: _Asking | None = None
         self._lock = threading.Lock()
-        self._asking = threading.Lock()
 
     def run(self, many: Sequence[Operation[Any]], *, ordered: bool = False) -> list[Any]:
         """Run operations; each has its own result, or PodLinkError, in its own place.
@@ -188,30 +236,29 @@ class ClusterServers:
         Raises:
             RedisUnavailable: no server of the cluster could be asked.
         """
-        if anew:
-            self._asked_at = float("-inf")
-        try:
-            return [node.name for node in self._map(anew=anew).get_primaries()]
-        except cluster.UNREACHABLE as error:
-            raise unavailable("nodes", error, maybe_applied=False) from error
+        client = self._learn(anew=anew)
+        if isinstance(client, Lost):
+            raise unavailable("nodes", client.cause, maybe_applied=False)
+        return [node.name for node in client.get_primaries()]
 
     def close(self) -> None:
-        """Close what was opened here."""
-        for server in self._servers.values():
+        """Close what was opened here, for good."""
+        with self._lock:
+            self._closed = True
+            servers = list(self._servers.values())
+        for server in servers:
             server.close()
-        if self._client is not None and self._owned:
-            self._client.close()
+        self._close_client()
 
     def _take(self, step: cluster.Round) -> list[Any]:
-        try:
-            client = self._map()
-            for moved in step.moved:
-                client.nodes_manager.move_slot(moved)
-            if step.pause_seconds:
-                time.sleep(step.pause_seconds)
-                client = self._map(anew=True)
-        except cluster.UNREACHABLE as error:
-            return [outcome(operation, Lost(error, sent=False)) for operation, _ in step.asked]
+        client = self._learn()
+        if isinstance(client, Lost):
+            return [outcome(operation, client) for operation, _ in step.asked]
+        for moved in step.moved:
+            client.nodes_manager.move_slot(moved)
+        if step.pause_seconds:
+            self._refresh()
+            time.sleep(step.pause_seconds)
         answers: list[Any] = [None] * len(step.asked)
         together: dict[str, list[int]] = {}
         for slot, (operation, ask) in enumerate(step.asked):
@@ -226,35 +273,56 @@ class ClusterServers:
                 answers[slot] = answer
         if any(isinstance(answer, RedisUnavailable) for answer in answers):
             # A server is away, and others may have its slots by now.
-            self._stale = True
+            self._refresh()
         return answers
 
-    def _map(self, *, anew: bool = False) -> RedisCluster:
-        """The client with a map that is not known to be out of date; one thread asks for it, others do not wait."""
-        with self._lock:
-            if self._client is None:
-                self._client = self._first_client()
-            client = self._client
-        old = (anew or self._stale) and time.monotonic() - self._asked_at > cluster.FRESH_SECONDS
-        if old and self._asking.acquire(blocking=False):
-            try:
-                client.nodes_manager.initialize()
-                self._stale = False
-            finally:
-                # Behind the answer: where no server answers, asking them all takes longer than a map stays fresh.
-                self._asked_at = time.monotonic()
-                self._asking.release()
-        return client
+    def _learn(self, *, anew: bool = False) -> RedisCluster | Lost:
+        """The client, which has a map; or why there is none.
 
-    def _first_client(self) -> RedisCluster:
-        if self._refused is not None and time.monotonic() - self._asked_at < cluster.FRESH_SECONDS:
-            raise self._refused
-        try:
-            return self._connect()
-        except cluster.UNREACHABLE as error:
-            self._refused = error
-            self._asked_at = time.monotonic()
-            raise
+        Args:
+            anew: ask for it, even if there is one.
+        """
+        if self._closed:
+            return _CLOSED
+        if self._client is not None and not anew:
+            return self._client
+        asking = self._refresh(now=anew)
+        asking.join(self._timeout_seconds)
+        if asking.is_alive():
+            return Lost(no_map(self._timeout_seconds), sent=False)
+        if isinstance(asking.error, cluster.UNREACHABLE):
+            return Lost(asking.error, sent=False)
+        if asking.error is not None:
+            self._asking = None  # each caller gets an error of its own
+            raise asking.error
+        return self._client or _CLOSED
+
+    def _refresh(self, *, now: bool = False) -> _Asking:
+        """Ask for the cluster's map in the background, unless that was done a moment ago.
+
+        Args:
+            now: also if it was.
+        """
+        with self._lock:
+            asking = self._asking
+            # A thread is not alive either in a process that was forked from its own.
+            fresh = asking is not None and not now and time.monotonic() - asking.ended_at < cluster.FRESH_SECONDS
+            if asking is None or not (asking.is_alive() or fresh):
+                asking = self._asking = _Asking(self._ask)
+                asking.start()
+            return asking
+
+    def _ask(self) -> None:
+        if self._client is None:
+            self._client = self._connect()
+        else:
+            self._client.nodes_manager.initialize()
+        if self._closed:
+            self._close_client()
+
+    def _close_client(self) -> None:
+        if self._client is not None and self._owned:
+            self._client.close()
 
     def _server(self, client: RedisCluster, address: str) -> Server:
         with self._lock:
@@ -262,6 +330,8 @@ class ClusterServers:
                 host, _, port = address.rpartition(":")
                 node = client.get_node(node_name=address) or ClusterNode(host, int(port))
                 self._servers[address] = self._make(client.get_redis_connection(node))
+                if self._closed:
+                    self._servers[address].close()
             return self._servers[address]
 
 

@@ -14,6 +14,7 @@ carries the text of each script once.
 
 import functools
 import inspect
+import math
 from collections.abc import Callable, Generator, Iterable, Sequence
 from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypeVar, cast, get_args
 
@@ -191,10 +192,12 @@ def check_timeout(seconds: float) -> None:
     """Refuse a timeout under which no call could succeed.
 
     Raises:
-        InvalidArgument: it is not above 0.
+        InvalidArgument: it is no number above 0, or infinite.
     """
-    if not isinstance(seconds, int | float) or not seconds > 0:
-        raise InvalidArgument(f"timeout_seconds must be a number above 0, got {seconds!r}", argument="timeout_seconds")
+    if not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
+        raise InvalidArgument(
+            f"timeout_seconds must be a finite number above 0, got {seconds!r}", argument="timeout_seconds"
+        )
 
 
 def confirmation(durability: str, replicas: int, timeout_seconds: float) -> Request:

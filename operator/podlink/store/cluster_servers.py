@@ -15,7 +15,7 @@ from podlink.store import cluster
 from podlink.store.mailbox import Mailbox, Mailboxes
 from podlink.store.node import Connect
 from podlink.store.operations import Operation
-from podlink.store.outcomes import Lost, outcome, timeout_error, unavailable
+from podlink.store.outcomes import Lost, no_map, outcome, timeout_error, unavailable
 
 T = TypeVar("T")
 
@@ -222,8 +222,11 @@ class ClusterServers:
         return asking
 
     async def _ask(self) -> None:
-        async with asyncio.timeout(self._timeout_seconds):
-            await self._map.initialize()
+        try:
+            async with asyncio.timeout(self._timeout_seconds):
+                await self._map.initialize()
+        except TimeoutError:
+            raise no_map(self._timeout_seconds, self._map.startup_nodes) from None
 
 
 def _heard(task: "asyncio.Task[None]") -> None:

@@ -1,7 +1,7 @@
 """What became of an operation: from the server's reply, or from its absence, to a result or to one of our errors."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias, TypeVar
 
 from redis.exceptions import (
@@ -16,6 +16,8 @@ from redis.exceptions import (
     NoScriptError,
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
+    RedisError,
     ResponseError,
     TryAgainError,
 )
@@ -110,7 +112,7 @@ def _refused(operation: Operation[Any], error: Exception) -> PodLinkError:
         return unavailable(operation.name, error, maybe_applied=False)
     return _with_cause(
         ScriptError(
-            f"{operation.name}: {operation.target} failed on {_place(operation)}: {error}",
+            f"{operation.name}: {operation.target} failed on {_place(operation)}: {_said(error)}",
             script=operation.target,
             server_message=str(error),
         ),
@@ -129,6 +131,14 @@ def not_replicated(operation: Operation[Any], replicas: int, cause: Exception) -
 def timeout_error(seconds: float, *, sent: bool) -> TimeoutError:
     """What went wrong, by whether the request had left."""
     return TimeoutError(f"no {'answer' if sent else 'connection'} within {seconds:g} seconds")
+
+
+def no_map(seconds: float, asked: Iterable[str] = ()) -> TimeoutError:
+    """What went wrong where servers of a cluster, by their addresses, did not answer."""
+    places = ", ".join(asked)
+    return TimeoutError(
+        f"no server of the cluster answered within {seconds:g} seconds{f' ({places})' if places else ''}"
+    )
 
 
 def report(
@@ -172,6 +182,12 @@ def _ended(result: object) -> Outcome:
     return "script_error" if isinstance(result, PodLinkError) else "ok"
 
 
+def _said(error: Exception) -> str:
+    if isinstance(error, MovedError | AskError) or "hash to the same slot" in str(error):
+        return f"{error}: this is a node of a cluster, whose URL begins with redis+cluster://"
+    return str(error)
+
+
 def _place(operation: Operation[Any]) -> str:
     return operation.keys[0] if operation.keys else "this server"
 
@@ -185,17 +201,27 @@ def unavailable(name: str, cause: BaseException, *, maybe_applied: bool) -> Redi
 
 def _reason(cause: BaseException) -> str:
     text = str(cause).strip().rstrip(".?!") or type(cause).__name__
+    if isinstance(cause, RedisClusterException) and isinstance(cause.__cause__, RedisError):
+        cause = cause.__cause__
+        text = f"no server of the cluster says where keys are, the last one asked: {str(cause).rstrip('.?!')}"
+    hint = _hint(cause, text)
     match cause:
         case AuthenticationError() | AuthorizationError():
-            return f"Redis refused the user name or the password: {text}. Check the credentials in its URL."
+            return f"Redis refused the user name or the password: {text}.{hint}"
         case BusyLoadingError() | ResponseError():
             return f"Redis cannot serve now: {text}."
         case MaxConnectionsError():
             return f"all connections to Redis are in use: {text}."
-        case _ if "ssl" in text.lower():
-            return f"Redis is unreachable: {text}. Check the certificates that its URL names; it may ask for one."
         case _:
-            return f"Redis is unreachable: {text}."
+            return f"Redis is unreachable: {text}.{hint}"
+
+
+def _hint(cause: BaseException, text: str) -> str:
+    if isinstance(cause, AuthenticationError | AuthorizationError) or isinstance(cause.__cause__, AuthenticationError):
+        return " Check the credentials in its URL."
+    if "ssl" in text.lower():
+        return " Check the certificates that its URL names; it may ask for one."
+    return ""
 
 
 def _with_cause(error: E, cause: BaseException) -> E:

@@ -211,7 +211,10 @@ def _checked(pods: Mapping[str, int], argument: str = "pods") -> Iterable[tuple[
         raise InvalidArgument(f"{argument} must map uids to podIds, got {type(pods).__name__}", argument=argument)
     for uid, pod in pods.items():
         keys.check_uid(uid, argument)
-        keys.check_pod_id(pod, argument)
+        try:
+            keys.check_pod_id(pod, argument)
+        except InvalidArgument as error:
+            raise InvalidArgument(f"{error}, of uid {uid!r}", argument=argument) from None
     return pods.items()
 
 
