@@ -289,18 +289,18 @@ async def test_a_server_that_is_no_cluster_says_so(
 
 
 @pytest.mark.parametrize("lose", [RedisServer.freeze, RedisServer.kill], ids=["freeze", "kill"])
-def test_an_executor_that_starts_while_a_server_is_away_serves_the_others_slots(
-    lose: Callable[[RedisServer], None],
+async def test_an_executor_that_starts_while_a_server_is_away_serves_the_others_slots(
+    lose: Callable[[RedisServer], None], connect: Callable[..., Awaited]
 ) -> None:
     with ClusterSet(node_timeout_seconds=NEVER_SECONDS) as cluster:
         numbers = {cluster.primary_of(link_key(number)): number for number in range(100)}
         for lost in cluster.primaries():
             others = [number for server, number in numbers.items() if server is not lost]
             lose(lost)
-            with sync.StatefulExecutor.from_url(cluster.url, timeout_seconds=3) as executor:
-                for number in others:
-                    executor.set_linked_pod_if_absent(NS, f"u{number}", SVC, number)
-                assert [executor.get_linked_pod(NS, f"u{number}", SVC) for number in others] == others
+            executor = connect(cluster.url, timeout_seconds=3)
+            for number in others:
+                await executor.set_linked_pod_if_absent(NS, f"u{number}", SVC, number)
+            assert [await executor.get_linked_pod(NS, f"u{number}", SVC) for number in others] == others
             if not lost.process.alive:
                 break  # whatever it was to the client, none of the others may follow
             lost.thaw()

@@ -202,7 +202,13 @@ class ClusterServers:
         address = f"{host}:{port}"
         if address not in self._mailboxes:
             like = self._client.get_primaries()[0]
-            settings = like.connection_kwargs | {"host": host, "port": port, "retry": Retry(NoBackoff(), 0)}
+            settings = like.connection_kwargs | {
+                "host": host,
+                "port": port,
+                "retry": Retry(NoBackoff(), 0),
+                "socket_timeout": self._timeout_seconds,
+                "socket_connect_timeout": self._timeout_seconds,
+            }
             self._mailboxes[address] = self._make(lambda: like.connection_class(**settings))
         return self._mailboxes[address]
 

@@ -149,11 +149,6 @@ class StatefulExecutor:
             InvalidArgument: the URL's scheme is another one, or a part of it cannot be read, or an option is unknown.
         """
         calls.check_timeout(timeout_seconds)
-        if "max_connections" in options:
-            raise InvalidArgument(
-                "max_connections is of the blocking executor: here all tasks share one connection to each server",
-                argument="max_connections",
-            )
         settings: dict[str, Any] = {
             "socket_timeout": timeout_seconds,
             "socket_connect_timeout": timeout_seconds,

@@ -112,7 +112,8 @@ class _ClusterMap(redis.cluster.RedisCluster):
 
 def _asyncio_cluster(hosts: Sequence[tuple[str, int]], settings: dict[str, Any]) -> redis.asyncio.RedisCluster:
     nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in hosts]
-    return redis.asyncio.RedisCluster(startup_nodes=nodes, **settings)
+    # No call goes through it, so what follows are the time-outs of asking for the map.
+    return redis.asyncio.RedisCluster(startup_nodes=nodes, **_asked_in_turn(settings, len(hosts)))
 
 
 def _blocking_cluster(hosts: Sequence[tuple[str, int]], settings: dict[str, Any]) -> Callable[[], redis.RedisCluster]:
