@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from podlink import InvalidArgument, RedisUnavailable, StatefulExecutor
+from podlink.store import operations
 from podlink.store.cache import LinkCache
-from sandbox.processes import until_async
-from store.harness import LINK, NS, SVC, UID, Wire
+from sandbox.processes import until, until_async
+from store.harness import LINK, NS, ONE_SERVER, SVC, UID, Wire
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -73,6 +74,27 @@ async def test_a_caller_reads_what_it_has_written(cached: StatefulExecutor) -> N
     assert await cached.get_linked_pod(NS, UID, SVC) == 7
     await cached.remove_linked_pods(NS, [UID], SVC)
     assert await cached.get_linked_pod(NS, UID, SVC) is None
+
+
+async def test_a_caller_reads_what_it_has_written_before_the_server_tells_of_it(
+    server: RedisServer, raw: redis.Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Where writes have a connection of their own, what the server says of them may be on its way for any time.
+    monkeypatch.setattr(LinkCache, "hear", lambda *_: None)
+    async with StatefulExecutor.from_url(server.url, cache=True) as executor:
+
+        async def told() -> int | None:
+            return await executor.get_linked_pod(NS, UID, SVC)
+
+        assert await told() is None
+        await executor.set_linked_pod(NS, UID, SVC, 1)
+        assert await told() == 1
+        await executor.set_linked_pods(NS, {UID: 2}, SVC)
+        assert await told() == 2
+        assert await executor.run_many([operations.set_linked_pod(NS, UID, SVC, 3)]) == [2]
+        assert await told() == 3
+        await executor.remove_linked_pod(NS, UID, SVC)
+        assert await told() is None
 
 
 async def test_a_temporary_link_is_not_told_beyond_its_time(
@@ -164,6 +186,42 @@ async def test_a_read_that_a_change_overtook_is_not_kept() -> None:
     token = cache.asks(link)
     cache.hear([b"invalidate", None])
     assert not cache.read_ended(link, token)
+
+
+@pytest.mark.only_on(*ONE_SERVER, reason="one server answers, and tells of the change, down one connection")
+async def test_a_change_that_arrives_with_the_answer_is_not_forgotten(cached: StatefulExecutor, wire: Wire) -> None:
+    await cached.get_linked_pod(NS, "nobody", SVC)  # the server knows the script now
+    await cached.set_linked_pod(NS, UID, SVC, 3)
+    wire.redis.config_resetstat()
+    call = asyncio.create_task(cached.get_linked_pod(NS, UID, SVC))
+    await asyncio.sleep(0)  # it leaves, and until it is awaited the loop reads nothing
+    until(lambda: reads(wire.redis) == 1, 5, "the server to answer")
+    wire.redis.set(LINK, "4")
+    wire.redis.ping()  # by its answer, the server has told everybody
+    assert await call == 3
+    assert await cached.get_linked_pod(NS, UID, SVC) == 4
+    wire.redis.set(LINK, "3")
+
+
+def test_a_links_time_counts_from_the_question() -> None:
+    cache = LinkCache(10)
+    asked_at = time.monotonic() - 60
+    cache.keep((NS, UID, SVC), 3, 90_500, asked_at)
+    assert cache.entries[NS, UID, SVC] == (3, asked_at + 90.5)
+
+
+@pytest.mark.only_on(*ONE_SERVER, reason="where connections are counted, only ours may come and go")
+async def test_a_connection_without_calls_lives_on(server: RedisServer, wire: Wire) -> None:
+    def connections() -> set[str]:
+        return {client["id"] for client in wire.redis.client_list(_type="normal")}
+
+    async with StatefulExecutor.from_url(server.url, cache=True, timeout_seconds=0.4) as cached:
+        await cached.get_linked_pod(NS, UID, SVC)
+        wire.redis.config_resetstat()
+        before = connections()
+        # At least a timeout lies between two signs of life; without the first, two are the end of the connection.
+        await until_async(lambda: wire.calls_of("ping") >= 4, 20, "four signs of life")
+        assert connections() == before
 
 
 async def test_it_holds_so_many_links_at_most(server: RedisServer, raw: redis.Redis) -> None:
