@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from podlink import PodLinkError, RedisUnavailable, StatefulExecutor
 from podlink.store import operations
+from sandbox.processes import until_async
 from sandbox.redis_cluster import ClusterSet
 from sandbox.redis_sentinel import SentinelSet
 from sandbox.redis_servers import RedisServer
@@ -112,7 +114,7 @@ async def test_a_server_that_comes_back_is_not_stormed(own_server: Callable[...,
         assert server.ask("INFO", "stats")["total_connections_received"] < 30
 
 
-async def test_a_server_that_drops_every_connection_is_tried_less_and_less() -> None:
+async def test_a_server_that_drops_every_connection_is_tried_less_and_less(connect: Callable[..., Awaited]) -> None:
     tries = itertools.count()
 
     async def drop(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -123,15 +125,44 @@ async def test_a_server_that_drops_every_connection_is_tried_less_and_less() -> 
     listener = await asyncio.start_server(drop, "127.0.0.1", 0)
     port = listener.sockets[0].getsockname()[1]
     try:
-        async with StatefulExecutor.from_url(f"redis://127.0.0.1:{port}", timeout_seconds=TIMEOUT_SECONDS) as executor:
-            for _ in range(500):
-                with pytest.raises(PodLinkError):
-                    await executor.get_linked_pod(NS, UID, SVC)
-                await asyncio.sleep(0.001)
+        executor = connect(f"redis://127.0.0.1:{port}", timeout_seconds=TIMEOUT_SECONDS)
+        for _ in range(500):
+            with pytest.raises(PodLinkError):
+                await executor.get_linked_pod(NS, UID, SVC)
+            await asyncio.sleep(0.001)
     finally:
         listener.close()
         await listener.wait_closed()
     assert next(tries) < 100
+
+
+async def test_after_a_recovery_the_waits_begin_anew(
+    own_server: Callable[..., RedisServer], connect: Callable[..., Awaited]
+) -> None:
+    server = own_server()
+    executor = connect(server.url, timeout_seconds=TIMEOUT_SECONDS)
+
+    async def told_to_wait() -> float | None:
+        """Seconds until the next attempt; None where this call was one, or the loss of a connection."""
+        with pytest.raises(RedisUnavailable) as error:
+            await executor.get_linked_pod(NS, UID, SVC)
+        told = re.search(r"tried again in ([\d.]+) s", str(error.value))
+        return float(told[1]) if told else None
+
+    async def long_wait() -> bool:
+        return (await told_to_wait() or 0.0) >= 0.4
+
+    await executor.get_linked_pod(NS, UID, SVC)
+    await asyncio.to_thread(server.kill)
+    await until_async(long_wait, GENEROUS_SECONDS, "attempts to become rare")
+    await asyncio.to_thread(server.start)
+    await goes_on(lambda: executor.get_linked_pod(NS, UID, SVC))
+    await asyncio.to_thread(server.kill)
+    attempts = 0
+    while (wait := await told_to_wait()) is None:
+        attempts += 1
+    # As long as behind so many failures, none of which was before the recovery; it is told to a tenth.
+    assert wait <= 0.05 * 2 ** (attempts - 1) + 0.05
 
 
 async def test_a_connection_whose_making_was_cancelled_is_made_again(own_server: Callable[..., RedisServer]) -> None:

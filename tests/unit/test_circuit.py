@@ -46,3 +46,11 @@ def test_time_closes_it_for_one_attempt_and_success_for_good() -> None:
     assert circuit.seconds_left == 0
     circuit.failed()
     assert round(circuit.seconds_left, 3) == 0.05
+
+
+def test_no_two_clients_come_back_in_the_same_instant() -> None:
+    clock = Clock()
+    circuits = [Circuit(clock) for _ in range(10)]
+    for circuit in circuits:
+        circuit.failed()
+    assert len({circuit.seconds_left for circuit in circuits}) == 10
