@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,8 +11,11 @@ import redis.asyncio as asyncio_redis
 
 from podlink import RedisUnavailable, ScriptError, StatefulExecutor
 from podlink.store import operations, scripts
+from podlink.store.mailbox import FEW, FLIGHTS
 from podlink.store.merging import BATCH_SIZE, merge
+from podlink.store.operations import Operation
 from podlink.store.operations.base import command
+from podlink.store.operations.links import read_link
 from sandbox.redis_cluster import ClusterSet
 from store.harness import LOAD, NS, ONE_PRIMARY, ONE_SERVER, SVC, UID, Topology, Wire
 
@@ -20,7 +24,6 @@ if TYPE_CHECKING:
 
     import redis
 
-    from podlink.store.operations import Operation
     from sandbox.redis_servers import RedisServer
 
 
@@ -44,10 +47,15 @@ async def test_calls_at_once_keep_the_server_and_the_callers_busy(server: Topolo
     async with StatefulExecutor.from_url(server.url) as executor:
         await asyncio.gather(*(executor.run(link(n)) for n in range(40)))
     async with StatefulExecutor.from_url(server.url) as executor:
-        wire.redis.config_resetstat()
-        # They wait for the connection together, and leave in two halves: the server works on one of them at a time.
-        await asyncio.gather(*(executor.run(link(n)) for n in range(40)))
-    assert wire.script_calls() == 2
+        with wire.redis.monitor() as monitor:
+            # They wait for the connection together, and leave in two halves: the server works on one of them at a time.
+            await asyncio.gather(*(executor.run(link(n)) for n in range(40)))
+            sizes: list[int] = []
+            while sum(sizes) < 40:
+                seen = monitor.next_command()
+                if seen["client_type"] != "lua" and seen["command"].startswith("EVAL"):
+                    sizes.append(len(re.findall(r"\bu\d+\b", seen["command"])))
+    assert sizes == [20, 20]
 
 
 @pytest.mark.only_on(*ONE_PRIMARY, reason="calls to a Cluster are merged by server, not by script")
@@ -207,12 +215,40 @@ def test_batches_hold_so_many_calls_at_most() -> None:
     assert {operation.target for operation, _ in merged} == {"batch"}
 
 
-def test_a_batch_holds_fewer_of_what_keeps_the_server_longer() -> None:
-    computes = [operations.compute_linked_pod_if_absent(NS, f"u{n}", SVC) for n in range(25)]
-    assert [count for _, count in merge(computes)] == [10, 10, 5]
-    temporary = [operations.set_linked_pod(NS, f"u{n}", SVC, 1, persist_seconds=60) for n in range(17)]
-    assert [count for _, count in merge(temporary)] == [16, 1]
-    assert [count for _, count in merge([*computes[:9], *[link(n) for n in range(7)]])] == [14, 2]
+@pytest.mark.parametrize(
+    ("operation", "fit"),
+    [
+        (operations.set_linked_pod(NS, UID, SVC, 1), 50),
+        (operations.set_linked_pod(NS, UID, SVC, 1, persist_seconds=60), 16),
+        (operations.try_set_linked_pod(NS, UID, SVC, 1), 50),
+        (operations.try_set_linked_pod(NS, UID, SVC, 1, persist_seconds=60), 16),
+        (operations.set_linked_pod_if_absent(NS, UID, SVC, 1), 50),
+        (operations.set_linked_pod_if_absent(NS, UID, SVC, 1, persist_seconds=60), 16),
+        (operations.compute_linked_pod_if_absent(NS, UID, SVC), 10),
+        (operations.compute_linked_pod_if_absent(NS, UID, SVC, persist_seconds=60), 10),
+        (operations.remove_linked_pod(NS, UID, SVC), 50),
+        (operations.remove_linked_pod(NS, UID, SVC, persist_seconds=60), 16),
+        (operations.remove_linked_pod_with_id(NS, UID, SVC, 1), 50),
+        (operations.remove_linked_pod_with_id(NS, UID, SVC, 1, persist_seconds=60), 16),
+        (operations.get_linked_pod(NS, UID, SVC), 50),
+        (read_link(NS, UID, SVC), 50),
+        (operations.get_linked_pod_if_persist(NS, UID, SVC), 50),
+        (operations.get_linked_services(NS, UID), 16),
+        (operations.set_service_state(NS, SVC, 1, "Ready"), 50),
+        (operations.set_workload_state(NS, SVC, "Available"), 50),
+        (operations.get_service(NS, SVC), 10),
+        (operations.reserve_service_pod(NS, SVC), 10),
+        (operations.release_service_pod(NS, SVC, 1), 10),
+    ],
+    ids=lambda value: value.name if isinstance(value, Operation) else str(value),
+)
+def test_a_batch_holds_fewer_of_what_keeps_the_server_longer(operation: Operation[Any], fit: int) -> None:
+    assert [count for _, count in merge([operation] * (2 * fit + 1))] == [fit, fit, 1]
+
+
+def test_operations_of_several_kinds_share_the_room_of_a_batch() -> None:
+    computes = [operations.compute_linked_pod_if_absent(NS, f"u{n}", SVC) for n in range(9)]
+    assert [count for _, count in merge([*computes, *[link(n) for n in range(7)]])] == [14, 2]
 
 
 def test_reads_alone_travel_as_one_command() -> None:
@@ -334,6 +370,24 @@ async def test_a_value_that_is_no_text_is_its_callers_alone(server: Topology, ra
     assert told == [None] * 59
     await client.aclose()
     raw.flushall()
+
+
+async def test_a_server_that_does_not_answer_is_sent_so_many_batches_at_most(
+    own_server: Callable[..., RedisServer],
+) -> None:
+    server = own_server()
+    async with StatefulExecutor.from_url(server.url, timeout_seconds=1) as executor:
+        await asyncio.gather(*(executor.run(link(n)) for n in range(20)))
+        server.freeze()
+        calls = [asyncio.create_task(executor.run(link(0)))]
+        for _ in range(2 * FLIGHTS):
+            # The fewest that leave beside others; the loop takes a turn to start them, and one to send them.
+            calls += [asyncio.create_task(executor.run(link(n))) for n in range(FEW)]
+            for _ in range(3):
+                await asyncio.sleep(0)
+        told: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
+        server.thaw()
+    assert [error.maybe_applied for error in told] == [n <= (FLIGHTS - 1) * FEW for n in range(len(told))]
 
 
 async def test_a_call_given_up_while_it_waited_is_observed(own_server: Callable[..., RedisServer]) -> None:
