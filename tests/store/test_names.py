@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -128,6 +129,25 @@ def test_what_is_no_str_is_refused(offline: sync.StatefulExecutor, bad: Any) -> 
             call(offline, bad, UID, SVC)
         with pytest.raises(InvalidArgument):
             call(offline, NS, UID, bad)
+
+
+class Svc(str, Enum):  # noqa: UP042 - a StrEnum formats as its value; this is the one that would not
+    LOBBY = SVC
+
+
+def test_a_str_of_another_type_is_refused(offline: sync.StatefulExecutor) -> None:
+    """It equals its value, and formats as something else: it would make a key that nobody looks for."""
+    for call in CALLS:
+        # The plain ones are remembered; those that equal them are not taken for them.
+        with pytest.raises(AssertionError, match="must not reach the network"):
+            call(offline, SVC, SVC, SVC)
+        for arguments in ((Svc.LOBBY, SVC, SVC), (SVC, SVC, Svc.LOBBY)):
+            with pytest.raises(InvalidArgument, match=r"must be a non-empty str without .*got <Svc.LOBBY"):
+                call(offline, *arguments)
+    for call in (*CALLS[6:15], lambda to, ns, uid, svc: to.get_linked_services(ns, uid)):
+        with pytest.raises(InvalidArgument) as error:
+            call(offline, SVC, Svc.LOBBY, SVC)
+        assert error.value.argument in {"uid", "uids"}
 
 
 @pytest.mark.parametrize("pod_id", [-1, 2**31, True, "0", 1.0, None])

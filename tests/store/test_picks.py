@@ -53,6 +53,27 @@ async def test_load_of_a_pod_that_is_not_ready_does_not_count(executor: Awaited,
     assert await executor.compute_linked_pod_if_absent(NS, "b", SVC) == 1
 
 
+@pytest.mark.parametrize("how", ["compute", "reserve"])
+async def test_a_pod_whose_load_is_no_number_is_passed_over(executor: Awaited, raw: redis.Redis, how: str) -> None:
+    raw.hset(STATE, "0", "Ready")
+    raw.hset(LOAD, "0", "many")
+    uids = iter(["a", "b"])
+
+    async def pick() -> int | None:
+        if how == "compute":
+            return await executor.compute_linked_pod_if_absent(NS, next(uids), SVC)
+        return await executor.run(operations.reserve_service_pod(NS, SVC))
+
+    assert await pick() is None
+    assert sorted(raw.keys()) == [STATE, LOAD]
+    assert raw.hgetall(LOAD) == {"0": "many"}
+    raw.hset(STATE, "1", "Ready")
+    raw.hset(LOAD, "1", "7")
+    assert await pick() == 1
+    assert raw.hgetall(LOAD) == {"0": "many", "1": "8"}
+    raw.flushall()
+
+
 async def test_existing_link_is_returned_even_to_a_pod_that_is_gone(executor: Awaited, raw: redis.Redis) -> None:
     all_ready(raw, 2)
     await executor.set_linked_pod(NS, UID, SVC, 77, persist_seconds=60)
