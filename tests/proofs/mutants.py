@@ -76,6 +76,7 @@ _COUNT_TAKEN = "redis.call('HINCRBY', load, taken, 1)"
 _UNCOUNT = "redis.call('HINCRBY', load, given, -1) <= 0"
 _DROP_ZERO = "redis.call('HDEL', load, given)"
 _ENDED_MEMBER = "given = redis.call('ZREM', expiry, previous .. ' ' .. link) == 1 and previous"
+_ENDED_ANYWAY = "redis.call('ZREM', expiry, previous .. ' ' .. link) given = previous"
 _UNSETTLED_ENDS = "redis.call('ZADD', expiry, ends, pod .. ' ' .. link) == 1"
 _UNSETTLED = "redis.call('ZREM', expiry, pod .. ' ' .. link) == 0"
 _LISTED = "= listed and previous"
@@ -110,7 +111,8 @@ def _replacing(script: str) -> Iterator[Mutant]:
     yield Mutant(script, _UNCOUNT, "false", "leaves the load with the pod before")
     yield Mutant(script, _DROP_ZERO, "", "keeps a load of zero")
     yield Mutant(script, _ENDED_MEMBER, "given = previous", "leaves the end of the link before")
-    yield Mutant(script, _ENDED_MEMBER, "", "takes the load of a link in its reconnect window off again")
+    yield Mutant(script, _ENDED_MEMBER, "", "takes a listed link's load off and leaves its end")
+    yield Mutant(script, _ENDED_MEMBER, _ENDED_ANYWAY, "takes the load of a link in its reconnect window off again")
     yield Mutant(script, _LISTED, "= previous", "takes off a load that a link which nobody lists never had", WIRE)
 
 
@@ -161,6 +163,7 @@ def _picking(script: str) -> Iterator[Mutant]:
     yield Mutant(script, _READY, "", "picks a pod in any state")
     yield Mutant(script, _READY, "pods[i + 1] ~= 'Draining' and", "takes all but draining for routable", PICKED)
     yield Mutant(script, _ITS_LOAD, "0", "knows no load")
+    yield Mutant(script, _ITS_LOAD, f"({_ITS_LOAD} or 0)", "picks a pod whose load is no number", PICKED)
     yield Mutant(
         script, "if its_load < least then", "if its_load > least or least == math.huge then", "picks the most loaded"
     )
@@ -351,9 +354,12 @@ def _python() -> Iterator[Mutant]:
     yield Mutant(cache, "self._asked.pop(link, None)", "pass", "keeps what was overtaken", cached, "overtook")
     yield Mutant(cache, "        self.entries.clear()", "        pass", "outlives its connection", cached)
 
+    counted, from_now = "else asked_at +", "else __import__('time').monotonic() +"
+    yield Mutant(cache, counted, from_now, "counts a link's time from the answer", cached, "question")
+
     pipelines = ("tests/store/test_pipelines.py",)
     calls = "operator/podlink/store/calls.py"
-    text = "with_text=operation.target not in known"
+    text = "with_text=operation.shape.target not in known"
     yield Mutant(calls, text, "with_text=False", "lets a read overtake an unknown script", pipelines)
     failures = ("tests/store/test_failures.py",)
     outcomes = "operator/podlink/store/outcomes.py"
@@ -365,4 +371,42 @@ def _python() -> Iterator[Mutant]:
     yield Mutant(keys, ordinal, "not 0 <= value <= LAST_POD_ID", "takes True for a pod", refused, "ordinal")
 
 
-MUTANTS: Final = (*_links(), *_reads_and_picks(), *_services(), *_states("statefulSetState"), *_python())
+def _waiting() -> Iterator[Mutant]:
+    """Of the code in between: what waits, what travels together, and what is believed meanwhile."""
+    cached = ("tests/store/test_cache.py",)
+    executor = "operator/podlink/store/executor.py"
+    told = "valkey and before_the_server_tells"
+    bulk = ("tests/store/test_bulk.py",)
+    yield Mutant(executor, "if still_true:", "if True:", "keeps what was overtaken", cached, "valkey and arrives_with")
+    yield Mutant(executor, "self._cache.forget_written(many)", "pass", "tells what it has overwritten", cached, told)
+    yield Mutant(executor, "future.cancel()", "pass", "goes on with a cancelled bulk", bulk, "valkey and cancelled")
+
+    outage = ("tests/store/test_outage.py",)
+    open_circuit, closed = "if left := self._circuit.seconds_left:", "if left := 0.0:"
+    recovered, anew = "self._circuit.succeeded()", "valkey and begin_anew"
+    for kind, file in (("async", "node.py"), ("blocking", "blocking_servers.py")):
+        source = f"operator/podlink/store/{file}"
+        dropped = f"{kind} and drops_every"
+        yield Mutant(source, open_circuit, closed, "tries a server that is away all the time", outage, dropped)
+        yield Mutant(source, recovered, "pass", "remembers an outage for ever", outage, f"{kind} and {anew}")
+    node = "operator/podlink/store/node.py"
+    ping = 'wire.send([("PING",)], _ignore)'
+    yield Mutant(node, ping, "pass", "leaves a connection because it is quiet", cached, "valkey and without_calls")
+    circuit = "operator/podlink/store/circuit.py"
+    unit = ("tests/unit/test_circuit.py",)
+    yield Mutant(circuit, "= random.random", "= lambda: 0.5", "brings all clients back at once", unit, "instant")
+
+    mailbox = "operator/podlink/store/mailbox.py"
+    merging = ("tests/store/test_merging.py",)
+    halves, many = "(len(letters) + 1) // 2)", "valkey and so_many_batches"
+    yield Mutant(mailbox, halves, "len(letters) * 9 // 10)", "splits unevenly", merging, "valkey and busy")
+    yield Mutant(mailbox, "len(self._batches) < FLIGHTS)", "True)", "has all under way at once", merging, many)
+    yield Mutant(mailbox, "elif len(letters) == FEW:", "elif False:", "sends one batch at a time", merging, many)
+    links = "operator/podlink/store/operations/links.py"
+    weight = "_TEMPORARY_WEIGHT if persist_seconds > 0 else 1"
+    yield Mutant(links, weight, "1", "keeps the server long with temporary links", merging, "fewer_of_what")
+    listing = "weight=_LIST_WEIGHT"
+    yield Mutant(links, listing, "weight=1", "keeps the server long with lists", merging, "fewer_of_what")
+
+
+MUTANTS: Final = (*_links(), *_reads_and_picks(), *_services(), *_states("statefulSetState"), *_python(), *_waiting())

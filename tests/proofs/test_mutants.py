@@ -9,7 +9,7 @@ from hypothesis import settings
 
 from podlink.store import scripts
 from proofs.judging import Judge, noticers_of
-from proofs.mutants import MUTANTS, Mutant
+from proofs.mutants import MUTANTS, REPOSITORY, Mutant
 
 IN_HISTORIES, BY_TESTS = 4, 1
 """So many mutants of each file are tried, of those that random histories should notice and of the others. One takes
@@ -27,6 +27,11 @@ def some() -> list[Mutant]:
 def test_every_script_is_broken_in_several_ways() -> None:
     for script in scripts.ALL:
         assert len([mutant for mutant in MUTANTS if mutant.source == script.name]) >= 3
+
+
+def test_all_of_them_fit_their_files() -> None:
+    for mutant in MUTANTS:
+        mutant.apply((REPOSITORY / mutant.path).read_text())
 
 
 def test_the_histories_find_no_fault_in_scripts_that_are_whole() -> None:

@@ -111,6 +111,35 @@ async def test_compare_and_delete_gives_the_load_back_once(executor: Awaited, wi
     assert wire.redis.exists(EXPIRY) == 0
 
 
+@pytest.mark.parametrize(
+    ("way", "load"),
+    [
+        ("remove", {"1": "1"}),
+        ("remove_with_id", {"1": "1"}),
+        ("set", {"1": "1", "2": "1"}),
+        ("try_set", {"1": "1", "2": "1"}),
+        ("if_absent", {"1": "1"}),
+        ("compute", {"1": "1"}),
+    ],
+)
+async def test_a_link_in_its_reconnect_window_has_no_load_to_give_back(
+    executor: Awaited, wire: Wire, way: str, load: dict[str, str]
+) -> None:
+    await executor.set_linked_pod(NS, "another", SVC, 1)
+    await executor.set_linked_pod(NS, UID, SVC, 1)
+    await executor.remove_linked_pod(NS, UID, SVC, persist_seconds=30)
+    assert wire.loads() == {"1": "1"}
+    if way == "remove":
+        assert await executor.remove_linked_pod(NS, UID, SVC)
+    elif way == "remove_with_id":
+        assert await executor.remove_linked_pod_with_id(NS, UID, SVC, 1)
+    elif way == "compute":
+        assert await executor.compute_linked_pod_if_absent(NS, UID, SVC) == 1
+    else:
+        await WAYS_TO_LINK[way](executor, 2, -1)
+    assert wire.loads() == load
+
+
 async def test_member_ends_when_the_string_does(executor: Awaited, wire: Wire) -> None:
     await executor.set_linked_pod(NS, UID, SVC, 1, persist_seconds=60)
     assert wire.redis.zscore(EXPIRY, member(1)) == wire.redis.execute_command("PEXPIRETIME", LINK)
