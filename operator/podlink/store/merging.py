@@ -1,4 +1,4 @@
-"""Puts the calls of many callers together, so that up to 50 of them travel, and run, as one.
+"""Puts the calls of many callers together, so that up to 40 of them travel, and run, as one.
 
 The server spends less on one script call of many operations than on as many calls, and so does the client. Callers see
 nothing of it: each has its own reply, or its own error.
@@ -12,7 +12,7 @@ from typing import Any, Final, TypeAlias
 from podlink.store import scripts
 from podlink.store.operations import Operation, Shape
 
-BATCH_SIZE: Final = 50
+BATCH_SIZE: Final = 40
 """Permanent links of one script call, or as much work of other kinds. The gain of more is small, and the server serves
 nobody else meanwhile."""
 
