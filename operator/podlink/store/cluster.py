@@ -221,7 +221,7 @@ def _alone(operation: Operation[Any]) -> Steps:
 
 
 def _read_each(operation: Operation[Any]) -> Steps:
-    answers = yield [command(operation.name, "GET", _as_it_is, keys=(key,)) for key in operation.keys]
+    answers = yield [command(operation.name, "GET", replies.as_it_is, keys=(key,)) for key in operation.keys]
     error = next((answer for answer in answers if isinstance(answer, PodLinkError)), None)
     return error or outcome(operation, answers)
 
@@ -323,7 +323,3 @@ def _booking_shape(shape: Shape[Any]) -> Shape[tuple[Any, str, bool, str, str]]:
 def _booking(parse: Callable[[Any], Any], reply: Any) -> tuple[Any, str, bool, str, str]:
     result, given, temporary, taken, ends = reply
     return parse(result), replies.text(given), replies.flag(temporary), replies.text(taken), replies.text(ends)
-
-
-def _as_it_is(reply: Any) -> Any:
-    return reply

@@ -10,7 +10,7 @@ from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
 from podlink.store import scripts
-from podlink.store.operations import Operation, Shape
+from podlink.store.operations import Operation, Shape, replies
 
 BATCH_SIZE: Final = 40
 """Permanent links of one script call, or as much work of other kinds. The gain of more is small, and the server serves
@@ -68,7 +68,7 @@ def _read(runs: Sequence[Run]) -> Operation[Any]:
             keys += [f"{head}{call.uid}{tail}" for call in calls]
         else:
             keys += shape.keys * len(calls)
-    return Operation(Shape("read", _as_it_is, command="MGET", keys=tuple(keys)))
+    return Operation(Shape("read", replies.as_it_is, command="MGET", keys=tuple(keys)))
 
 
 def _batch(runs: Sequence[Run]) -> Operation[Any]:
@@ -84,7 +84,7 @@ def _batch(runs: Sequence[Run]) -> Operation[Any]:
         else:
             for call in calls:
                 args += call.own
-    return Operation(Shape("batch", _as_it_is, script=scripts.BATCH, keys=tuple(keys), before=tuple(args)))
+    return Operation(Shape("batch", replies.as_it_is, script=scripts.BATCH, keys=tuple(keys), before=tuple(args)))
 
 
 def _header(call: Operation[Any], calls: int) -> list[str | int]:
@@ -92,7 +92,3 @@ def _header(call: Operation[Any], calls: int) -> list[str | int]:
     counts = (len(part) for part in (shape.keys, shape.tails, shape.before, call.own, shape.after))
     form = " ".join((scripts.NUMBERS[shape.target], *map(str, counts)))
     return [form, calls, shape.head, *shape.tails, *shape.before, *shape.after]
-
-
-def _as_it_is(reply: Any) -> Any:
-    return reply
