@@ -18,7 +18,7 @@ from podlink.store import scripts
 from sandbox.processes import free_port, until, until_async
 from sandbox.redis_cluster import ClusterSet, slot_of
 from sandbox.redis_servers import RedisServer
-from store.harness import LINKS, LOAD, NS, PATIENCE_SECONDS, STATE, SVC, UID, Awaited, goes_on, link_key
+from store.harness import LINK, LINKS, LOAD, NS, PATIENCE_SECONDS, STATE, SVC, UID, Awaited, goes_on, link_key
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -138,6 +138,30 @@ async def test_a_slot_on_its_way_is_served_from_both_ends(
     await asyncio.to_thread(redis_cluster.close_slot, slot, target)
     assert await new is None
     assert await executor.get_linked_services(NS, UID) == dict.fromkeys(services, 9) | {"new": 1}
+
+
+@pytest.mark.parametrize("first", ["hash", "string"])
+@pytest.mark.parametrize("how", ["async", "blocking"])
+async def test_links_are_listed_whole_while_their_keys_move(redis_cluster: ClusterSet, first: str, how: str) -> None:
+    async with StatefulExecutor.from_url(redis_cluster.url) as executor:
+        await executor.set_linked_pod(NS, UID, SVC, 5)
+        slot, source = slot_of(LINK), redis_cluster.primary_of(LINK)
+        target = next(server for server in redis_cluster.primaries() if server is not source)
+        redis_cluster.open_slot(slot, target)
+        source.ask("MIGRATE", "127.0.0.1", target.port, "", 0, 5000, "KEYS", LINKS if first == "hash" else LINK)
+        with sync.StatefulExecutor.from_url(redis_cluster.url, timeout_seconds=0.3) as hasty:
+            with pytest.raises(RedisUnavailable, match="on their way to another server") as error:
+                hasty.get_linked_services(NS, UID)
+            assert error.value.maybe_applied is False
+        with sync.StatefulExecutor.from_url(redis_cluster.url) as blocking:
+            if how == "async":
+                listing = asyncio.create_task(executor.get_linked_services(NS, UID))
+            else:
+                listing = asyncio.create_task(asyncio.to_thread(blocking.get_linked_services, NS, UID))
+            await asyncio.to_thread(redis_cluster.carry_keys, slot, target)
+            await asyncio.to_thread(redis_cluster.close_slot, slot, target)
+            assert await listing == {SVC: 5}
+        assert await executor.get_linked_services(NS, UID) == {SVC: 5}
 
 
 async def test_resharding_under_load_is_invisible(redis_cluster: ClusterSet, connect: Callable[..., Awaited]) -> None:

@@ -3,10 +3,11 @@
 import os
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import redis
 from redis import RedisCluster
@@ -32,7 +33,30 @@ Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], None]
 """Told of operations that ended, with their results and the seconds that took."""
 
 
-class Server:
+class _Forkable:
+    """Starts anew in a process that was forked, where the threads are missing that held locks and connections."""
+
+    _living: ClassVar[weakref.WeakSet["_Forkable"]] = weakref.WeakSet()
+
+    def __init__(self) -> None:
+        self._living.add(self)
+        self.forget_threads()
+
+    def forget_threads(self) -> None:
+        """Hold what nobody else holds."""
+        raise NotImplementedError
+
+    @classmethod
+    def all_forget_threads(cls) -> None:
+        """After a fork, in the child."""
+        for each in cls._living:
+            each.forget_threads()
+
+
+os.register_at_fork(after_in_child=_Forkable.all_forget_threads)
+
+
+class Server(_Forkable):
     """One server, and the connections to it, which threads share."""
 
     def __init__(self, client: redis.Redis, timeout_seconds: float, report: Report, manner: Manner) -> None:
@@ -51,9 +75,13 @@ class Server:
         self._manner = manner
         self._circuit = Circuit()
         self._cause: BaseException = ConnectionError("not tried yet")
+        self._closed = False
+        super().__init__()
+
+    def forget_threads(self) -> None:
+        """All connections are free, and none is there."""
         self._free = threading.Semaphore(self._pool.max_connections)
         self._idle: deque[tuple[Connection, float]] = deque()
-        self._closed = False
 
     def run(self, many: Sequence[Operation[Any]], *, ordered: bool = True) -> list[Any]:
         """Run operations; each has its own result, or PodLinkError, in its own place.
@@ -136,7 +164,7 @@ class Server:
         with suppress(IndexError):
             while True:
                 idle, since = self._idle.pop()
-                if idle.pid == os.getpid() and (time.monotonic() - since < _LIVELY_SECONDS or _lives(idle)):
+                if time.monotonic() - since < _LIVELY_SECONDS or _lives(idle):
                     return idle
                 idle.disconnect()
         connection: Connection = self._pool.connection_class(
@@ -181,7 +209,7 @@ class _Asking(threading.Thread):
         self.ended_at = time.monotonic()
 
 
-class ClusterServers:
+class ClusterServers(_Forkable):
     """Runs operations on the servers that have their slots."""
 
     def __init__(
@@ -207,6 +235,10 @@ class ClusterServers:
         self._client: RedisCluster | None = None
         self._closed = False
         self._servers: dict[str, Server] = {}
+        super().__init__()
+
+    def forget_threads(self) -> None:
+        """Nobody asks for the map."""
         # Servers are asked in turn, and each that hangs is waited for: no call is to wait for all of them.
         self._asking: _Asking | None = None
         self._lock = threading.Lock()
@@ -305,7 +337,6 @@ class ClusterServers:
         """
         with self._lock:
             asking = self._asking
-            # A thread is not alive either in a process that was forked from its own.
             fresh = asking is not None and not now and time.monotonic() - asking.ended_at < cluster.FRESH_SECONDS
             if asking is None or not (asking.is_alive() or fresh):
                 asking = self._asking = _Asking(self._ask)

@@ -37,7 +37,7 @@ them; returns a result or a PodLinkError."""
 UNREACHABLE: Final = (RedisError, RedisClusterException, OSError)
 """What redis-py raises where a cluster's map cannot be had; the second is no RedisError."""
 
-ELSEWHERE: Final = (MovedError, AskError, TryAgainError, ClusterDownError)
+_ELSEWHERE: Final = (MovedError, AskError, TryAgainError, ClusterDownError)
 """How a server says that an operation, which it has not run, is to be sent elsewhere or again."""
 
 ASKING: Final = command("asking", "ASKING", lambda _: True)
@@ -175,6 +175,12 @@ def _followed(many: Sequence[Operation[Any]], timeout_seconds: float, *, ordered
         asked, left, moved, pause = left, [], [], 0.0
         for (slot, _), answer in zip(asked, answers, strict=True):
             results[slot] = answer
+            if isinstance(answer, PodLinkError) and _half_here(many[slot], answer):
+                cause = TryAgainError("the keys it needs are on their way to another server of the cluster")
+                results[slot] = unavailable(many[slot].name, cause, maybe_applied=False)
+                pause = pause or next(pauses)
+                left.append((slot, None))
+                continue
             match answer.__cause__ if isinstance(answer, PodLinkError) else None:
                 case MovedError() as elsewhere:
                     moved.append(elsewhere)
@@ -189,6 +195,21 @@ def _followed(many: Sequence[Operation[Any]], timeout_seconds: float, *, ordered
         if time.monotonic() + pause > deadline:
             break
     return results
+
+
+def is_elsewhere(operation: Operation[Any], error: PodLinkError) -> bool:
+    """Whether a server has not run an operation because it is to be sent elsewhere, or again."""
+    return isinstance(error.__cause__, _ELSEWHERE) or _half_here(operation, error)
+
+
+def _half_here(operation: Operation[Any], error: PodLinkError) -> bool:
+    """Whether a script that finds keys by itself found a slot on its way, some of whose keys are here, and some there.
+
+    It is not to follow a key that it was given: where it misses the others, it would take them for gone.
+    """
+    if operation.script is None or not operation.script.finds_keys:
+        return False
+    return isinstance(error.__cause__, AskError) or "non local key" in str(error.__cause__)
 
 
 def _pauses() -> Iterator[float]:

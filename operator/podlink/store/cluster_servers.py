@@ -55,7 +55,7 @@ class ClusterServers:
             try:
                 return cast("T", await self._post(operation, None))
             except PodLinkError as error:
-                if not isinstance(error.__cause__, cluster.ELSEWHERE):
+                if not cluster.is_elsewhere(operation, error):
                     if isinstance(error, RedisUnavailable):
                         self._refresh()
                     raise

@@ -226,7 +226,7 @@ class StatefulExecutor:
         if self._mailboxes is None:
             return await self._servers.run(many)
         # What waits for replicas waits once.
-        size = len(many) if self._wait else BATCH_SIZE
+        size = max(1, len(many)) if self._wait else BATCH_SIZE
         parts = [many[start : start + size] for start in range(0, len(many), size)]
         futures = [self._mailboxes.of(part).post_together(part, ordered=False) for part in parts]
         try:
@@ -258,10 +258,10 @@ class StatefulExecutor:
         reads = Mailbox(node, self._timeout_seconds, self._report, manner)
         if not self._wait:
             return Mailboxes(reads, reads)
+        # Where writes turn to another primary, reads have to follow: the old one may come back for a while.
+        following = Node(connect, self._timeout_seconds, on_down=node.leave)
         waiting = manner._replace(wait=self._wait)
-        return Mailboxes(
-            reads, Mailbox(Node(connect, self._timeout_seconds), self._timeout_seconds, self._report, waiting)
-        )
+        return Mailboxes(reads, Mailbox(following, self._timeout_seconds, self._report, waiting))
 
     def _report(
         self, many: Sequence[Operation[T]], results: Sequence[T | PodLinkError], seconds: float

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from redis.asyncio.connection import AbstractConnection
-from redis.exceptions import RedisError
 
 from podlink.store.calls import Request
 from podlink.store.circuit import Circuit
@@ -111,7 +110,7 @@ class Node:
                 wire = await self._connected()
         except TimeoutError:
             self._failed(timeout_error(self._timeout_seconds, sent=False), done)
-        except (RedisError, OSError) as error:
+        except Exception as error:  # noqa: BLE001 - a provider of credentials may raise anything; callers are told
             self._failed(error, done)
         else:
             self._circuit.succeeded()

@@ -22,6 +22,7 @@ class Script:
         reply: what it returns, in words.
         text: source, as sent by SCRIPT LOAD.
         writes: whether it changes what callers read; tidying up behind links that have ended is no such change.
+        finds_keys: whether it uses keys of its slot that it is not given.
         sha1: hexadecimal digest of the text, which is how EVALSHA names it.
     """
 
@@ -31,6 +32,7 @@ class Script:
     reply: str
     text: str
     writes: bool = True
+    finds_keys: bool = False
     sha1: str = field(init=False)
 
     def __post_init__(self) -> None:
@@ -46,8 +48,10 @@ def _source(name: str) -> str:
     raise FileNotFoundError(f"{name}.lua belongs to podlink and is missing at {packaged}: install podlink again")
 
 
-def _declare(name: str, *, keys: str, args: str = "", reply: str, writes: bool = True) -> Script:
-    return Script(name, tuple(keys.split()), tuple(args.split()), reply, _source(name), writes)
+def _declare(
+    name: str, *, keys: str, args: str = "", reply: str, writes: bool = True, finds_keys: bool = False
+) -> Script:
+    return Script(name, tuple(keys.split()), tuple(args.split()), reply, _source(name), writes, finds_keys)
 
 
 SET_LINK: Final = _declare(
@@ -97,6 +101,7 @@ GET_LINK_SERVICE: Final = _declare(
     keys="links links?",
     reply="svc, podId, svc, podId, ... in one flat list.",
     writes=False,
+    finds_keys=True,
 )
 SET_STATE: Final = _declare(
     "statefulSetState",

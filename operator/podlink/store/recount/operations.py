@@ -100,6 +100,7 @@ end
 return found
 """,
     writes=False,
+    finds_keys=True,
 )
 _READ_LOADS: Final = Script(
     "recountReadLoads",
