@@ -173,3 +173,27 @@ def test_what_is_sent_again_alone_confirms_nothing_that_went_before() -> None:
     assert isinstance(written, NotReplicated)
     assert read[:14] == [{}] * 14
     assert isinstance(read[14], ScriptError)
+
+
+async def test_reads_follow_when_writes_turn_to_another_primary(pair: tuple[RedisServer, RedisServer]) -> None:
+    primary, _ = pair
+    async with StatefulExecutor.from_url(primary.url, durability="replicated") as executor:
+        await executor.set_linked_pod(NS, UID, SVC, 1)
+        await executor.get_linked_pod(NS, UID, SVC)
+        with primary.client() as raw:
+            last = {each["cmd"]: each["id"] for each in raw.client_list(_type="normal")}
+            raw.client_kill_filter(_id=last["wait"])
+            until(
+                lambda: last["wait"] not in {each["id"] for each in raw.client_list()}, 20, "the connection to be gone"
+            )
+
+            async def another() -> bool:
+                await executor.get_linked_pod(NS, UID, SVC)
+                return last["get"] not in {each["id"] for each in raw.client_list()}
+
+            await until_async(another, 20, "reads to come by another connection")
+
+
+async def test_many_of_nothing_ask_nobody(replicated: Awaited) -> None:
+    assert await replicated.set_linked_pods(NS, {}, SVC) == {}
+    assert await replicated.get_linked_pods(NS, [], SVC) == {}

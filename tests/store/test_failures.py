@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 import re
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 import redis.asyncio
+from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 
 from podlink import InvalidArgument, RedisUnavailable, ScriptError, StatefulExecutor, sync
@@ -19,6 +21,7 @@ from podlink.store.calls import conversation
 from podlink.store.mailbox import FLIGHTS
 from podlink.store.outcomes import Lost
 from sandbox.processes import until, until_async
+from sandbox.redis_servers import RedisServer
 from store.harness import (
     LINK,
     LINKS,
@@ -31,13 +34,12 @@ from store.harness import (
     Awaited,
     Topology,
     Wire,
+    goes_on,
     whole_text,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from sandbox.redis_servers import RedisServer
 
 PASSWORD = "correct-horse"
 WRONG = "battery-staple"
@@ -482,3 +484,52 @@ async def test_unix_socket(
 def test_redis_errors_never_reach_the_caller_bare() -> None:
     assert not issubclass(RedisUnavailable, RedisError)
     assert not issubclass(ScriptError, RedisError)
+
+
+class Forgetful(CredentialProvider):
+    """Does not know the password the first time."""
+
+    def __init__(self) -> None:
+        self._asked = 0
+
+    def get_credentials(self) -> tuple[str]:
+        self._asked += 1
+        if self._asked == 1:
+            raise ZeroDivisionError("the token service is away")
+        return (PASSWORD,)
+
+
+async def test_whatever_connecting_raises_is_told_and_passes() -> None:
+    with RedisServer(password=PASSWORD) as server:
+        url = f"redis://127.0.0.1:{server.port}"
+        async with StatefulExecutor.from_url(url, credential_provider=Forgetful()) as executor:
+            with pytest.raises(RedisUnavailable, match="the token service is away") as error:
+                await executor.get_linked_pod(NS, UID, SVC)
+            assert error.value.maybe_applied is False
+            assert await goes_on(lambda: executor.get_linked_pod(NS, UID, SVC)) is None
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_has_all_connections(own_server: Callable[..., RedisServer]) -> None:
+    server = own_server()
+    with sync.StatefulExecutor.from_url(server.url, max_connections=1) as executor, ThreadPoolExecutor(1) as threads:
+        executor.set_linked_pod(NS, UID, SVC, 5)
+        server.freeze()
+        waiting = threads.submit(executor.get_linked_pod, NS, UID, SVC)
+        until(lambda: not server_has_free(executor), 20, "the only connection to be in use")
+        told, telling = multiprocessing.Pipe(duplex=False)
+        child = multiprocessing.get_context("fork").Process(
+            target=lambda: telling.send(executor.get_linked_pod(NS, UID, SVC))
+        )
+        child.start()
+        server.thaw()
+        assert waiting.result() == 5
+        assert told.poll(20)
+        assert told.recv() == 5
+        child.join()
+
+
+def server_has_free(executor: sync.StatefulExecutor) -> bool:
+    server = executor._server
+    assert server is not None
+    return server._free._value > 0
