@@ -655,7 +655,7 @@ async def test_a_server_that_goes_ends_it(own_server: Callable[..., RedisServer]
     async with StatefulExecutor.from_url(server.url) as executor:
         with pytest.raises(RedisUnavailable):
             await recount(executor, spend=spend, pause_seconds=PAUSE_SECONDS)
-    assert left == 0
+    assert left <= 0  # less where the next pause comes before the next question
 
 
 async def test_a_flushed_server_is_not_filled_with_what_was_there(
