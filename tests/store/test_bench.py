@@ -22,6 +22,7 @@ from podlink.store.merging import BATCH_SIZE
 from podlink.store.operations.base import PICK_WEIGHT
 from sandbox.processes import until
 from sandbox.redis_cluster import ClusterSet
+from store.harness import Topology, Wire
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     import redis
 
     from sandbox.redis_servers import RedisServer
-    from store.harness import Topology
+
 
 TINY = ["--rounds", "2", "--seconds", "0.01", "--links", "1000", "--memory-links", "1000"]
 
@@ -94,7 +95,7 @@ def test_interrupted_it_leaves_nothing(
     with (tmp_path / "log").open("w") as log:
         running = subprocess.Popen(command(*flags), env=environment(server.url), stdout=log, stderr=log)
     try:
-        until(lambda: raw.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"], 60, "links to be written")
+        until(lambda: Wire(raw).calls_of("evalsha"), 60, "links to be written")
         until(lambda: "round 1" in (tmp_path / "log").read_text(), 60, "the first round")
         # In the middle of it: its connections are there.
         until(lambda: len(raw.client_list()) > 2, 60, "a contender at work")

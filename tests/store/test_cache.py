@@ -30,7 +30,7 @@ async def cached(server: RedisServer, raw: redis.Redis) -> AsyncIterator[Statefu
 
 def reads(raw: redis.Redis) -> int:
     """How often the server was asked for links since the last `config_resetstat`."""
-    return raw.info("commandstats").get("cmdstat_evalsha", {"calls": 0})["calls"]
+    return Wire(raw).calls_of("evalsha")
 
 
 async def test_a_link_is_read_once(cached: StatefulExecutor, aexecutor: StatefulExecutor, raw: redis.Redis) -> None:

@@ -4,6 +4,7 @@ import os
 import threading
 import time
 import weakref
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -33,7 +34,7 @@ Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], None]
 """Told of operations that ended, with their results and the seconds that took."""
 
 
-class _Forkable:
+class _Forkable(ABC):
     """Starts anew in a process that was forked, where the threads are missing that held locks and connections."""
 
     _living: ClassVar[weakref.WeakSet["_Forkable"]] = weakref.WeakSet()
@@ -42,9 +43,9 @@ class _Forkable:
         self._living.add(self)
         self.forget_threads()
 
+    @abstractmethod
     def forget_threads(self) -> None:
         """Hold what nobody else holds."""
-        raise NotImplementedError
 
     @classmethod
     def all_forget_threads(cls) -> None:

@@ -289,6 +289,6 @@ class Mailboxes:
         return self.writes if any(operation.shape.writes for operation in operations) else self.reads
 
     async def aclose(self) -> None:
-        """Close both, as each says."""
-        await self.reads.aclose()
-        await self.writes.aclose()
+        """Close each, as it says."""
+        for mailbox in {self.reads, self.writes}:
+            await mailbox.aclose()

@@ -42,14 +42,12 @@ class _AsyncioSentinel(redis.asyncio.sentinel.Sentinel):
         asked: dict[str, Exception | None] = {}
         for sentinel in self.sentinels:
             try:
-                masters: Any = await sentinel.sentinel_masters()
+                masters = await sentinel.sentinel_masters()
             except _NO_ANSWER as error:
                 asked[_place(sentinel)] = error
                 continue
-            state = masters.get(service_name)
-            if state and self.check_master_state(state, service_name):
-                self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
-                return self._force_master_ip or state["ip"], state["port"]
+            if primary := _named_by(sentinel, masters, service_name, self):
+                return primary
             asked[_place(sentinel)] = None
         raise _no_primary(service_name, asked)
 
@@ -62,16 +60,23 @@ class _BlockingSentinel(redis.sentinel.Sentinel):
         asked: dict[str, Exception | None] = {}
         for sentinel in self.sentinels:
             try:
-                masters: Any = sentinel.sentinel_masters()
+                masters = sentinel.sentinel_masters()
             except _NO_ANSWER as error:
                 asked[_place(sentinel)] = error
                 continue
-            state = masters.get(service_name)
-            if state and self.check_master_state(state, service_name):
-                self.sentinels = [sentinel, *(other for other in self.sentinels if other is not sentinel)]
-                return self._force_master_ip or state["ip"], state["port"]
+            if primary := _named_by(sentinel, masters, service_name, self):
+                return primary
             asked[_place(sentinel)] = None
         raise _no_primary(service_name, asked)
+
+
+def _named_by(sentinel: Any, masters: Any, service: str, sentinels: Any) -> tuple[str, int] | None:
+    """The address of the primary in a Sentinel's answer, and that Sentinel first from then on; None: it knows none."""
+    state = masters.get(service)
+    if not (state and sentinels.check_master_state(state, service)):
+        return None
+    sentinels.sentinels = [sentinel, *(other for other in sentinels.sentinels if other is not sentinel)]
+    return sentinels._force_master_ip or state["ip"], state["port"]  # noqa: SLF001 - redis-py's own setting
 
 
 def _place(sentinel: redis.Redis | redis.asyncio.Redis) -> str:

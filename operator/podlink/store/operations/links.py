@@ -276,8 +276,7 @@ def set_shape(namespace: str, service: str, persist_seconds: int) -> Shape[int |
         replies.optional_pod,
         namespace,
         service,
-        after=(persist_seconds,),
-        weight=_weight(persist_seconds),
+        persist_seconds,
     )
 
 
@@ -291,7 +290,8 @@ def try_set_shape(namespace: str, service: str, persist_seconds: int) -> Shape[t
         replies.set_and_pod,
         namespace,
         service,
-        weight=_weight(persist_seconds),
+        persist_seconds,
+        after=(),
     )
 
 
@@ -305,8 +305,7 @@ def set_if_absent_shape(namespace: str, service: str, persist_seconds: int) -> S
         replies.pod,
         namespace,
         service,
-        after=(persist_seconds,),
-        weight=_weight(persist_seconds),
+        persist_seconds,
     )
 
 
@@ -320,7 +319,7 @@ def compute_shape(namespace: str, service: str, persist_seconds: int) -> Shape[i
         replies.optional_pod,
         namespace,
         service,
-        after=(persist_seconds,),
+        persist_seconds,
         further_keys=(keys.state_key(namespace, service),),
         weight=PICK_WEIGHT,
     )
@@ -336,8 +335,7 @@ def remove_shape(namespace: str, service: str, persist_seconds: int) -> Shape[bo
         replies.flag,
         namespace,
         service,
-        after=(persist_seconds,),
-        weight=_weight(persist_seconds),
+        persist_seconds,
     )
 
 
@@ -351,8 +349,7 @@ def remove_with_id_shape(namespace: str, service: str, persist_seconds: int) -> 
         replies.flag,
         namespace,
         service,
-        after=(persist_seconds,),
-        weight=_weight(persist_seconds),
+        persist_seconds,
     )
 
 
@@ -421,11 +418,13 @@ def _link_shape(
     parse: Callable[[Any], T],
     namespace: str,
     service: str,
+    persist_seconds: int,
     *,
-    after: tuple[int, ...] = (),
+    after: tuple[int, ...] | None = None,
     further_keys: tuple[str, ...] = (),
-    weight: int = 1,
+    weight: int | None = None,
 ) -> Shape[T]:
+    """Without `after`, the last argument is persist; without `weight`, it follows from that."""
     keys.check_namespace(namespace)
     keys.check_service(service)
     return Shape(
@@ -436,15 +435,11 @@ def _link_shape(
         tails=(keys.link_tail(service), keys.LINK_HASH_TAIL),
         keys=(keys.load_key(namespace, service), keys.expiry_key(namespace, service), *further_keys),
         before=(service,),
-        after=after,
+        after=(persist_seconds,) if after is None else after,
         namespace=namespace,
         service=service,
-        weight=weight,
+        weight=weight or (_TEMPORARY_WEIGHT if persist_seconds > 0 else 1),
     )
-
-
-def _weight(persist_seconds: int) -> int:
-    return _TEMPORARY_WEIGHT if persist_seconds > 0 else 1
 
 
 def _check_link(namespace: str, uid: str, service: str) -> None:
