@@ -29,7 +29,7 @@ check: $(STAMP) ## style, types, layers, and the syntax of the Lua scripts
 	PYTHONPATH=tests $(BIN)/python -m sandbox.lua_syntax
 
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes \
-    --no-emit-index-url --no-annotate --no-header $(UV)
+    --no-emit-index-url --no-annotate --no-header --extra tracing $(UV)
 
 lock: ## write requirements.lock and requirements-dev.lock anew from pyproject.toml; UV="--upgrade" takes newer versions
 	$(PYTHON) -m venv $(VENV)/lock

@@ -1,36 +1,38 @@
-"""The operator as a whole: what is made of what, started in which order, and stopped."""
+"""The operator as a process: what it is made of, in which order that starts, and how it ends."""
 
 import asyncio
 import logging
+import os
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+import socket
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from http import HTTPStatus
 from pathlib import Path
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
+from uuid import uuid4
 
 import msgspec
 
+from podlink import tracing
+from podlink.cluster.access import own_namespace
 from podlink.cluster.client import ApiError, Cluster
-from podlink.cluster.events import EventRecorder
-from podlink.controller.intake import Intake
+from podlink.cluster.lease import Election
+from podlink.cluster.preflight import Preflight
 from podlink.controller.monitor import RedisMonitor
-from podlink.controller.overlaps import tell_overlaps
-from podlink.controller.reconciler import Reconciler
-from podlink.controller.recounter import Recounter
-from podlink.controller.state_writer import StateWriter
-from podlink.controller.sweep import Sweeper
+from podlink.controller.traced import TracedExecutor
+from podlink.controllers import Controllers
 from podlink.domain.errors import PodLinkError
-from podlink.domain.inventory import Inventory
-from podlink.domain.registry import PodLinks
-from podlink.domain.services import ServiceView
-from podlink.handlers.runner import WatchRunner
 from podlink.http import Endpoints
 from podlink.metrics import Metrics
+from podlink.redis_settings import RedisAccess, RedisSettings
 from podlink.store.embedded import EmbeddedRedis
 from podlink.store.executor import StatefulExecutor
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class SettingError(PodLinkError):
@@ -40,8 +42,10 @@ class SettingError(PodLinkError):
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What `podlink run` was told."""
 
-    redis_url: str | None
+    version: str
+    redis: RedisSettings
     data_directory: Path
+    """Of the embedded Valkey."""
     namespaces: tuple[str, ...]
     """Empty: all namespaces."""
     pod_selector: str
@@ -49,103 +53,141 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     recount_seconds: float
     """0: loads are never recounted."""
     http_port: int
+    lease: tuple[str | None, str] | None
+    """Namespace (None: the pod's own) and name of the Lease whose holder does the work; None: there is one operator."""
+    tracing: bool
 
 
 class Operator:
-    """One operator: everything between the watches and Redis, wired together."""
+    """One process. It answers probes from the start, and works while it is the leader."""
 
-    def __init__(
-        self, config: Config, executor: StatefulExecutor, cluster: Cluster, metrics: Metrics, redis_name: str
-    ) -> None:
-        self.metrics = metrics
-        self._inventory = Inventory()
-        self._links = PodLinks()
-        self.monitor = RedisMonitor(executor, metrics, name=redis_name, on_doubt=self._request_sweep)
-        self._recorder = EventRecorder(cluster, on_dropped=metrics.dropped_events.inc)
-        self.reconciler = Reconciler(
-            self._links, self._inventory, executor, cluster, self.monitor, self._recorder, metrics
-        )
-        writer = StateWriter(self._inventory, executor, self.monitor, metrics, on_written=self._service_written)
-        intake = Intake(
-            self._inventory,
-            self._links,
-            writer,
-            self.reconciler,
-            metrics,
-            on_relist=lambda: self._request_sweep("relist"),
-        )
-        self.sweeper = Sweeper(
-            namespaces=config.namespaces,
-            pod_selector=config.pod_selector,
-            resync_seconds=config.resync_seconds,
-            intake=intake,
-            inventory=self._inventory,
-            links=self._links,
-            executor=executor,
-            cluster=cluster,
-            monitor=self.monitor,
-            writer=writer,
-            reconciler=self.reconciler,
-            metrics=metrics,
-        )
-        self._recounter = Recounter(
-            namespaces=config.namespaces,
-            period_seconds=config.recount_seconds,
-            executor=executor,
-            monitor=self.monitor,
-            metrics=metrics,
-        )
-        self.watches = WatchRunner(
-            intake, namespaces=config.namespaces, pod_selector=config.pod_selector, on_restart=self._watches_restarted
-        )
-        self._writer = writer
+    def __init__(self, config: Config, cluster: Cluster, metrics: Metrics) -> None:
+        self._config = config
+        self._cluster = cluster
+        self._metrics = metrics
+        self._lease = _lease(config)
+        self._access = RedisAccess(config.redis)
+        self._executor: StatefulExecutor | None = None
+        self._monitor: RedisMonitor | None = None
+        self._preflight: Preflight | None = None
+        self._election: Election | None = None
+        self._controllers: Controllers | None = None
+        self._script_reloads = 0
 
     def problems(self) -> list[str]:
         """Return why the operator is not ready; empty when it is."""
-        reasons = (self.monitor.problem, self.sweeper.problem, self.watches.problem)
-        return [reason for reason in reasons if reason is not None]
-
-    async def run(self, stop: asyncio.Event) -> None:
-        """Work until the event is set."""
-        async with asyncio.TaskGroup() as tasks:
-            running = [
-                tasks.create_task(work)
-                for work in (
-                    self.monitor.run(),
-                    self._writer.run(),
-                    self.sweeper.run(),
-                    self._recorder.run(),
-                    self._after_first_sweep(self.watches.run),
-                    self._after_first_sweep(self.reconciler.run),
-                    self._after_first_sweep(self._recounter.run),
-                )
-            ]
-            await stop.wait()
-            for task in running:
-                task.cancel()
-
-    async def _after_first_sweep(self, run: Callable[[], Awaitable[None]]) -> None:
-        # Until everything was listed once, a pod that is merely unknown would pass for one that is gone for good.
-        await self.sweeper.done_once.wait()
-        await run()
-
-    def _service_written(self, before: ServiceView | None, after: ServiceView) -> None:
-        self.reconciler.look_at(self._links.concerned(before, after))
-        if tell_overlaps(self._recorder, before, after):
-            # Who speaks for an id changed, and with it what versions of it mean.
-            self._request_sweep("overlap")
+        parts = (self._access, self._monitor, self._preflight, self._election)
+        reasons = [part.problem for part in parts if part is not None and part.problem is not None]
+        if self._controllers is not None:
+            reasons += self._controllers.problems()
+        elif not reasons and (self._election is None or not self._election.holder):
+            reasons.append("starting")
+        return reasons
 
     def refresh_gauges(self) -> None:
         """Bring those metrics up to date that are counted when somebody asks."""
-        self.reconciler.count_phases()
-        self.metrics.overlaps.set(self._writer.count_overlaps())
+        if self._executor is not None:
+            health = self._executor.health()
+            self._metrics.redis_connections.set(health.connections)
+            self._metrics.redis_circuits_open.set(health.circuits_open)
+            self._metrics.script_reloads.inc(health.script_reloads - self._script_reloads)
+            self._script_reloads = health.script_reloads
+        if self._controllers is not None:
+            self._controllers.refresh_gauges()
 
-    def _request_sweep(self, cause: str) -> None:
-        self.sweeper.request(cause)
+    async def run(self, stop: asyncio.Event) -> None:
+        """Run until told to stop.
 
-    def _watches_restarted(self, cause: str) -> None:
-        self.metrics.watch_restarts.inc()
-        self.sweeper.request(cause)
+        Raises:
+            PodLinkError: it cannot start with these settings; the text says which and what to do.
+        """
+        async with AsyncExitStack() as stack:
+            await self._check_selector()
+            connected = await _unless(stop, self._connect(stack))
+            if connected is None:
+                return
+            executor, redis_name = connected
+            self._executor = executor
+            self._monitor = monitor = RedisMonitor(executor, self._metrics, name=redis_name, on_doubt=self._doubt)
+            self._preflight = Preflight(self._cluster, self._config.namespaces, self._lease)
+
+            async def work() -> None:
+                await self._work(executor, monitor, stop)
+
+            async with asyncio.TaskGroup() as tasks:
+                beside = [
+                    tasks.create_task(each)
+                    for each in (monitor.run(), self._preflight.run(), self._follow_settings(stop))
+                ]
+                if self._lease:
+                    self._election = Election(self._cluster, *self._lease, _identity())
+                    await self._election.lead(work, stop)
+                else:
+                    await work()
+                for task in beside:
+                    task.cancel()
+
+    async def _connect(self, stack: AsyncExitStack) -> tuple[StatefulExecutor, str]:
+        """Make the executor when all is there that it takes; return how messages call its Redis, too."""
+        config = self._config
+        options: dict[str, Any] = {}
+        if config.redis.embedded:
+            url = await _start_embedded(config.data_directory, stack)
+        else:
+            target = await self._access.target()
+            url, options = target.url, dict(target.options)
+        kind = TracedExecutor if config.tracing else StatefulExecutor
+        executor = kind.from_url(url, on_call=self._count_call, **options)
+        await stack.enter_async_context(executor)
+        name = f"{config.redis.flag} {address_of(url)}"
+        logger.info("connecting to Redis", extra={"redis": address_of(url)})
+        return executor, name
+
+    async def _work(self, executor: StatefulExecutor, monitor: RedisMonitor, stop: asyncio.Event) -> None:
+        config, metrics = self._config, self._metrics
+        self._controllers = Controllers(
+            namespaces=config.namespaces,
+            pod_selector=config.pod_selector,
+            resync_seconds=config.resync_seconds,
+            recount_seconds=config.recount_seconds,
+            executor=executor,
+            cluster=self._cluster,
+            monitor=monitor,
+            metrics=metrics,
+        )
+        metrics.leader.set(1)
+        try:
+            await self._controllers.run(stop)
+        finally:
+            self._controllers = None
+            # What they say is the next leader's to tell.
+            metrics.leader.set(0)
+            metrics.podlinks.clear()
+            metrics.overlaps.set(0)
+            metrics.queue.set(0)
+
+    async def _follow_settings(self, stop: asyncio.Event) -> None:
+        """End when Redis is another one, or its password is; whoever runs the operator starts it anew."""
+        if not self._config.redis.embedded:
+            logger.warning("%s changed: the operator ends, to be started anew with it", await self._access.changed())
+            stop.set()
+
+    async def _check_selector(self) -> None:
+        namespaces, selector = self._config.namespaces, self._config.pod_selector
+        try:
+            await self._cluster.check_selector(namespaces[0] if namespaces else None, selector)
+        except ApiError as error:
+            if error.status == HTTPStatus.BAD_REQUEST:
+                raise SettingError(f"--pod-selector {selector!r}: {error}") from error
+            # Everything else may pass; the first sweep tries again and says why it cannot.
+            logger.warning("%s", error)
+
+    def _doubt(self, cause: str) -> None:
+        if self._controllers is not None:
+            self._controllers.request_sweep(cause)
+
+    def _count_call(self, name: str, seconds: float, outcome: str) -> None:
+        self._metrics.redis_calls.labels(name, outcome).observe(seconds)
 
 
 async def run(config: Config) -> None:
@@ -159,49 +201,49 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
+    metrics.build.info({"version": config.version})
     async with AsyncExitStack() as stack:
+        if config.tracing:
+            stack.push_async_callback(asyncio.to_thread, tracing.enable(config.version))
         cluster = await Cluster.connect()
         stack.push_async_callback(cluster.aclose)
-        await _check_selector(cluster, config)
-        url = config.redis_url or await _start_embedded(config.data_directory, stack)
-        executor = await stack.enter_async_context(
-            StatefulExecutor.from_url(
-                url,
-                on_call=lambda name, seconds, outcome: metrics.redis_calls.labels(name, outcome).observe(seconds),
-            )
-        )
-        redis_name = f"{'--redis-url' if config.redis_url else 'embedded Valkey'} {address_of(url)}"
-        operator = Operator(config, executor, cluster, metrics, redis_name)
+        operator = Operator(config, cluster, metrics)
         endpoints = Endpoints(metrics.registry, problems=operator.problems, before_scrape=operator.refresh_gauges)
         stack.push_async_callback(endpoints.aclose)
         try:
             port = await endpoints.start(config.http_port)
         except OSError as error:
             raise SettingError(f"--http-port {config.http_port}: {error.strerror}; choose another port") from error
-        logger.info(
-            "operator started",
-            extra={
-                "redis": address_of(url),
-                "namespaces": ",".join(config.namespaces) or "all",
-                "http_port": port,
-            },
-        )
+        watched = ",".join(config.namespaces) or "all"
+        logger.info("operator started", extra={"version": config.version, "namespaces": watched, "http_port": port})
         await operator.run(stop)
     logger.info("operator stopped")
 
 
-async def _check_selector(cluster: Cluster, config: Config) -> None:
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Do something that may take for ever, unless told to stop meanwhile."""
+    stopped, working = asyncio.create_task(stop.wait()), asyncio.create_task(work)
     try:
-        await cluster.check_selector(_first(config.namespaces), config.pod_selector)
-    except ApiError as error:
-        if error.status == HTTPStatus.BAD_REQUEST:
-            raise SettingError(f"--pod-selector {config.pod_selector!r}: {error}") from error
-        # Everything else may pass; the first sweep tries again and says why it cannot.
-        logger.warning("%s", error)
+        await asyncio.wait([stopped, working], return_when=asyncio.FIRST_COMPLETED)
+        return await working if working.done() else None
+    finally:
+        stopped.cancel()
+        working.cancel()
+        await asyncio.wait([stopped, working])
 
 
-def _first(namespaces: Sequence[str]) -> str | None:
-    return namespaces[0] if namespaces else None
+def _lease(config: Config) -> tuple[str, str] | None:
+    if config.lease is None:
+        return None
+    namespace, name = config.lease
+    namespace = namespace or own_namespace()
+    if namespace is None:
+        raise SettingError("--leader-elect: give --lease-namespace, for this is no pod that has a namespace of its own")
+    return namespace, name
+
+
+def _identity() -> str:
+    return f"{socket.gethostname()}_{os.getpid()}_{uuid4().hex[:8]}"
 
 
 async def _start_embedded(directory: Path, stack: AsyncExitStack) -> str:

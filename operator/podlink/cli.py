@@ -8,8 +8,9 @@ import math
 import os
 import re
 import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 
@@ -21,8 +22,13 @@ from podlink.bench.run import bench as run_bench
 from podlink.cluster.access import ClusterAccessError
 from podlink.domain.errors import InvalidArgument, PodLinkError
 from podlink.domain.workloads import POD_INDEX_LABEL
+from podlink.redis_settings import RedisSettings
 from podlink.store.executor import StatefulExecutor
+from podlink.tracing import TracingUnavailable
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+_OBJECT_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*\Z")
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _USAGE = 2
@@ -45,13 +51,31 @@ def _redis_url(_: click.Context, __: click.Parameter, value: str | None) -> str 
     return value
 
 
-def _namespaces(_: click.Context, __: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
+def _namespaces(context: click.Context, option: click.Parameter, values: tuple[str, ...]) -> tuple[str, ...]:
     for value in values:
-        if not _NAMESPACE.match(value):
-            raise click.BadParameter(
-                f"{value!r} is no namespace name: use lower-case letters, digits and '-', at most 63 characters"
-            )
+        _namespace(context, option, value)
     return tuple(dict.fromkeys(values))
+
+
+def _namespace(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not _NAMESPACE.match(value):
+        raise click.BadParameter(
+            f"{value!r} is no namespace name: use lower-case letters, digits and '-', at most 63 characters"
+        )
+    return value
+
+
+def _lease_name(_: click.Context, __: click.Parameter, value: str) -> str:
+    if not _OBJECT_NAME.match(value):
+        raise click.BadParameter(
+            f"{value!r} is no name of an object: use lower-case letters, digits, '-' and '.', at most 253 characters"
+        )
+    return value
+
+
+def _file_option(flag: str, what: str) -> Callable[[F], F]:
+    variable = f"PODLINK_{flag[2:].replace('-', '_').upper()}"
+    return click.option(flag, envvar=variable, type=_FILE, show_envvar=True, help=f"File that {what}.")
 
 
 def _number(_: click.Context, __: click.Parameter, value: float) -> float:
@@ -95,6 +119,14 @@ def cli() -> None:
 
 @cli.command()
 @redis_option
+@_file_option("--redis-url-file", "holds the URL")
+@click.option(
+    "--redis-username", envvar="PODLINK_REDIS_USERNAME", show_envvar=True, help="User, where the URL names none."
+)
+@_file_option("--redis-password-file", "holds the password, where the URL has none")
+@_file_option("--redis-ca-file", "has the CA certificate of a Redis with TLS")
+@_file_option("--redis-cert-file", "has the client certificate for a Redis that asks for one")
+@_file_option("--redis-key-file", "has the key of the client certificate")
 @namespace_option
 @click.option(
     "--pod-selector",
@@ -138,7 +170,40 @@ def cli() -> None:
     default=_data_directory,
     show_default="~/.local/share/podlink",
     show_envvar=True,
-    help="Where the embedded Valkey keeps its data, when no --redis-url is given.",
+    help="Where the embedded Valkey keeps its data, when no Redis is named.",
+)
+@click.option(
+    "--leader-elect/--no-leader-elect",
+    envvar="PODLINK_LEADER_ELECT",
+    default=False,
+    show_default=True,
+    show_envvar=True,
+    help="Work only while holding a Lease, so that several operators may stand by for each other.",
+)
+@click.option(
+    "--lease-name",
+    envvar="PODLINK_LEASE_NAME",
+    default="podlink",
+    callback=_lease_name,
+    show_default=True,
+    show_envvar=True,
+    help="Name of the Lease.",
+)
+@click.option(
+    "--lease-namespace",
+    envvar="PODLINK_LEASE_NAMESPACE",
+    callback=_namespace,
+    show_default="the pod's own",
+    show_envvar=True,
+    help="Namespace of the Lease.",
+)
+@click.option(
+    "--tracing/--no-tracing",
+    envvar="PODLINK_TRACING",
+    default=False,
+    show_default=True,
+    show_envvar=True,
+    help="Export OpenTelemetry spans by OTLP/HTTP; the standard OTEL_... variables say where to.",
 )
 @click.option(
     "--log-format",
@@ -156,20 +221,46 @@ def run(
     recount_seconds: int,
     http_port: int,
     data_dir: Path,
+    leader_elect: bool,
+    lease_name: str,
+    lease_namespace: str | None,
+    tracing: bool,
     log_format: Any,
+    **redis: Any,
 ) -> None:
-    """Run the operator, in a pod or from a kubeconfig, until SIGTERM or Ctrl-C."""
+    """Run the operator, in a pod or from a kubeconfig, until SIGTERM or Ctrl-C.
+
+    Files that hold parts of the Redis settings may be those of a mounted Secret: one that is missing is awaited, and
+    when URL or password change, the operator ends, to be started anew.
+    """
     logs.configure(log_format)
     config = app.Config(
-        redis_url=redis_url,
+        version=__version__,
+        redis=_redis_settings(redis_url, redis),
         data_directory=data_dir,
         namespaces=namespaces,
         pod_selector=pod_selector,
         resync_seconds=resync_seconds,
         recount_seconds=recount_seconds,
         http_port=http_port,
+        lease=(lease_namespace, lease_name) if leader_elect else None,
+        tracing=tracing,
     )
     asyncio.run(app.run(config))
+
+
+def _redis_settings(url: str | None, others: Mapping[str, Any]) -> RedisSettings:
+    settings = RedisSettings(url=url, **{name.removeprefix("redis_"): value for name, value in others.items()})
+    if settings.url and settings.url_file:
+        raise click.UsageError("give --redis-url or --redis-url-file, not both")
+    if settings.embedded:
+        for name, value in others.items():
+            if value is not None:
+                flag = f"--{name.replace('_', '-')}"
+                raise click.UsageError(
+                    f"{flag} is about a Redis, and none is named: give --redis-url or --redis-url-file"
+                )
+    return settings
 
 
 @cli.command("status")
@@ -248,7 +339,7 @@ def main() -> None:
         sys.exit(finished.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except (app.SettingError, ClusterAccessError, InvalidArgument) as error:
+    except (app.SettingError, ClusterAccessError, InvalidArgument, TracingUnavailable) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(_USAGE)
     except PodLinkError as error:

@@ -6,6 +6,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any, Literal
 
+from podlink import tracing
+
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
 _NOISY = {
@@ -30,6 +32,16 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
+
+
+class SpanFields(logging.Filter):
+    """Adds the fields of the span that a record was written in: trace id, namespace, object, uid."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Let every record pass; what it says itself stays."""
+        for name, value in tracing.fields().items():
+            record.__dict__.setdefault(name, value)
+        return True
 
 
 class BriefLibraryErrors(logging.Filter):
@@ -79,6 +91,7 @@ def configure(log_format: Literal["text", "json"]) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     handler.addFilter(BriefLibraryErrors())
+    handler.addFilter(SpanFields())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name, level in _NOISY.items():
         logging.getLogger(name).setLevel(level)

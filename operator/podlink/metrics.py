@@ -1,6 +1,14 @@
 """What the operator counts. Labels are bounded: no uid, no object name."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Info,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 _LAG_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 
@@ -15,6 +23,11 @@ class Metrics:
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         r = self.registry
+        ProcessCollector(registry=r)
+        self.build = Info("podlink_build", "Version of the operator.", registry=r)
+        self.leader = Gauge(
+            "podlink_leader", "1 while this process does the work, 0 while it stands by for the leader.", registry=r
+        )
         self.events = Counter("podlink_watch_events", "Watch events taken in.", ["kind"], registry=r)
         self.coalesced = Counter(
             "podlink_coalesced_events", "Events whose write was merged with that of a later one.", registry=r
@@ -33,12 +46,29 @@ class Metrics:
             registry=r,
         )
         self.redis_up = Gauge("podlink_redis_up", "1 while Redis answers.", registry=r)
+        self.redis_connections = Gauge("podlink_redis_connections", "Open connections to Redis.", registry=r)
+        self.redis_circuits_open = Gauge(
+            "podlink_redis_circuits_open",
+            "Redis servers that could not be reached when last tried; calls to them fail at once for a time.",
+            registry=r,
+        )
+        self.script_reloads = Counter(
+            "podlink_redis_script_reloads",
+            "How often a Redis server had lost a script and was told it again.",
+            registry=r,
+        )
         self.reconciles = Histogram(
             "podlink_reconcile_seconds", "Looks at one PodLink, by outcome.", ["outcome"], registry=r
         )
         self.podlinks = Gauge("podlink_podlinks", "PodLinks by phase.", ["phase"], registry=r)
         self.queue = Gauge("podlink_queue_length", "PodLinks that wait to be looked at.", registry=r)
         self.sweeps = Histogram("podlink_sweep_seconds", "Sweeps, by what caused them.", ["cause"], registry=r)
+        self.sweep_failures = Counter(
+            "podlink_sweep_failures", "Sweeps that ended half-way, because Redis or the API server failed.", registry=r
+        )
+        self.last_sweep = Gauge(
+            "podlink_last_sweep_timestamp_seconds", "When the last whole sweep ended, Unix time.", registry=r
+        )
         self.repairs = Counter("podlink_sweep_repairs", "What the sweep found wrong.", ["kind"], registry=r)
         self.recounts = Histogram("podlink_recount_seconds", "Recounts of loads.", registry=r)
         self.recount_repairs = Counter(

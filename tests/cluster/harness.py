@@ -36,6 +36,7 @@ DRIVEN = {"kubernetes.io/hostname": "no-such-node"}
 
 _ROOTS = {
     "events": "/apis/events.k8s.io/v1",
+    "leases": "/apis/coordination.k8s.io/v1",
     "podlinks": "/apis/podlink.io/v1alpha1",
     "pods": "/api/v1",
     "statefulsets": "/apis/apps/v1",

@@ -129,7 +129,10 @@ def test_an_old_writer_cannot_overwrite_newer_state(
 
 
 def embedded_url(operator: Operator) -> str:
-    return next(entry["url"] for entry in operator.log() if "embedded" in entry["message"])
+    def told() -> str | None:
+        return next((entry["url"] for entry in operator.log() if "embedded" in entry["message"]), None)
+
+    return until(told, 20, "the operator to say where its Valkey is")
 
 
 def test_the_embedded_valkey_keeps_the_links_over_a_restart(cluster: Cluster, kube: Kube, tmp_path: Path) -> None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from sandbox.processes import Process
 
 STAGES = Path(__file__).with_name("stages.yaml")
+AUDIT_POLICY = Path(__file__).with_name("audit-policy.yaml")
 NODE_NAME = "sandbox-node"
 START_TIMEOUT_SECONDS = 120
 START_ATTEMPTS = 3
@@ -61,6 +62,11 @@ class ControlPlane(Cluster):
     def control_plane(self) -> ControlPlane:
         """Itself."""
         return self
+
+    @property
+    def audit_log(self) -> Path:
+        """What service accounts asked of the API server: a JSON object a line, complete when the answer was sent."""
+        return self.directory / "audit.log"
 
     @property
     def api_server_url(self) -> str:
@@ -214,6 +220,8 @@ class ControlPlane(Cluster):
             f"--service-account-key-file={self.directory / 'service-account.pub'}",
             f"--service-account-signing-key-file={self.directory / 'service-account.key'}",
             "--profiling=false",
+            f"--audit-policy-file={AUDIT_POLICY}",
+            f"--audit-log-path={self.audit_log}",
         ]
 
     def _controller_manager_arguments(self) -> list[str]:

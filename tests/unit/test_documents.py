@@ -33,7 +33,7 @@ def first_column(text: str) -> set[str]:
 
 
 def public_methods(executor: type) -> set[str]:
-    plumbing = {"from_url", "run", "run_many", "nodes", "aclose", "close"}
+    plumbing = {"from_url", "run", "run_many", "nodes", "health", "aclose", "close"}
     return {name for name in dir(executor) if not name.startswith("_") and callable(getattr(executor, name))} - plumbing
 
 

@@ -43,6 +43,12 @@ async def load_configuration() -> Configuration:
     return configuration
 
 
+def own_namespace() -> str | None:
+    """The namespace of the pod that this is; None elsewhere."""
+    file = _SERVICE_ACCOUNT.with_name("namespace")
+    return file.read_text().strip() if file.exists() else None
+
+
 def _why(error: Exception) -> str:
     """Say what is wrong with a kubeconfig; the loader takes its structure for granted and trips over the rest."""
     if isinstance(error, (AttributeError, KeyError, TypeError)):

@@ -14,6 +14,7 @@ import msgspec
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
 
+from podlink import tracing
 from podlink.cluster.access import load_configuration
 from podlink.domain.errors import PodLinkError
 from podlink.domain.podlinks import GROUP, PLURAL, VERSION, PodLink
@@ -123,6 +124,54 @@ class Cluster:
         metadata = {"uid": link.uid, "resourceVersion": str(link.version), "finalizers": list(finalizers)}
         return await self._request("PATCH", _path(link), body={"metadata": metadata})
 
+    async def read_namespace(self, name: str) -> dict[str, Any]:
+        """Read a namespace.
+
+        Raises:
+            ApiError: with status 404 when there is none of that name.
+        """
+        return await self._request("GET", f"/api/v1/namespaces/{name}")
+
+    async def read_lease(self, namespace: str, name: str) -> dict[str, Any]:
+        """Read a Lease.
+
+        Raises:
+            ApiError: with status 404 when there is none.
+        """
+        return await self._request("GET", f"{_leases(namespace)}/{name}")
+
+    async def create_lease(self, namespace: str, lease: Mapping[str, Any]) -> dict[str, Any]:
+        """Create a Lease.
+
+        Raises:
+            ApiError: with status 409 when somebody was faster.
+        """
+        return await self._request("POST", _leases(namespace), body=lease)
+
+    async def update_lease(self, namespace: str, name: str, lease: Mapping[str, Any]) -> dict[str, Any]:
+        """Replace a Lease, provided that it is still at the resourceVersion that it was read at.
+
+        Raises:
+            ApiError: with status 409 when it is not.
+        """
+        return await self._request("PUT", f"{_leases(namespace)}/{name}", body=lease)
+
+    async def is_allowed(self, attributes: Mapping[str, str]) -> bool:
+        """Ask whether we may do something (resourceAttributes of a SelfSubjectAccessReview)."""
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": attributes},
+        }
+        path = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+        return bool((await self._request("POST", path, body=review))["status"]["allowed"])
+
+    async def own_name(self) -> str:
+        """Ask as whom the API server knows us, for example `system:serviceaccount:podlink-system:podlink`."""
+        review = {"apiVersion": "authentication.k8s.io/v1", "kind": "SelfSubjectReview"}
+        reviewed = await self._request("POST", "/apis/authentication.k8s.io/v1/selfsubjectreviews", body=review)
+        return str(reviewed["status"]["userInfo"]["username"])
+
     async def create_event(self, namespace: str, event: Mapping[str, Any]) -> None:
         """Create an Event (events.k8s.io/v1)."""
         await self._request("POST", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", body=event)
@@ -152,10 +201,11 @@ class Cluster:
         self, method: str, path: str, *, query: Sequence[tuple[str, str]] = (), body: object = None
     ) -> dict[str, Any]:
         api = self._api
-        status, data = await self._send(api, method, path, query, body)
-        if status == HTTPStatus.UNAUTHORIZED:
-            # Tokens expire. The request was not let in, so it is safe to send it again with fresh credentials.
-            status, data = await self._send(await self._renew(api), method, path, query, body)
+        with tracing.step("kubernetes", **{"http.request.method": method, "url.path": path}):
+            status, data = await self._send(api, method, path, query, body)
+            if status == HTTPStatus.UNAUTHORIZED:
+                # Tokens expire. The request was not let in, so it is safe to send it again with fresh credentials.
+                status, data = await self._send(await self._renew(api), method, path, query, body)
         if status >= HTTPStatus.BAD_REQUEST:
             raise ApiError(status, f"{method} {path}: {_message(data, status)}")
         decoded: dict[str, Any] = msgspec.json.decode(data)
@@ -196,6 +246,10 @@ def _not_installed(error: ApiError) -> ApiError:
 
 def _collection(root: str, plural: str, namespace: str | None) -> str:
     return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
+
+
+def _leases(namespace: str) -> str:
+    return f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
 
 
 def _path(link: PodLink) -> str:

@@ -11,12 +11,13 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from datetime import UTC, datetime
+from http import HTTPStatus
 from typing import Literal
 from uuid import uuid4
 
 import msgspec
 
-from podlink.cluster.client import Cluster
+from podlink.cluster.client import ApiError, Cluster
 from podlink.domain.errors import PodLinkError
 from podlink.domain.podlinks import GROUP, KIND, VERSION, PodLink
 from podlink.domain.workloads import Workload
@@ -85,13 +86,28 @@ class EventRecorder:
         while True:
             await self._filled.wait()
             self._filled.clear()
-            while self._queue:
-                namespace, body = self._queue.popleft()
-                try:
-                    await self._cluster.create_event(namespace, body)
-                except PodLinkError as error:
-                    # An Event is news, not state: what it tells is in the status too.
-                    self._on_dropped()
-                    # A namespace on its way out takes no Events, and nobody will look for them there.
-                    level = logging.DEBUG if "is being terminated" in str(error) else logging.WARNING
-                    logger.log(level, "event not sent: %s", error, extra={"namespace": namespace})
+            await self.drain()
+
+    async def drain(self) -> None:
+        """Send what is recorded by now."""
+        while self._queue:
+            namespace, body = self._queue[0]
+            try:
+                await self._cluster.create_event(namespace, body)
+            except PodLinkError as error:
+                self._refused(namespace, error)
+            self._sent(body)
+
+    def _refused(self, namespace: str, error: PodLinkError) -> None:
+        if isinstance(error, ApiError) and error.status == HTTPStatus.CONFLICT:
+            return  # it was sent before, and the answer was lost
+        # An Event is news, not state: what it tells is in the status too.
+        self._on_dropped()
+        # A namespace on its way out takes no Events, and nobody will look for them there.
+        level = logging.DEBUG if "is being terminated" in str(error) else logging.WARNING
+        logger.log(level, "event not sent: %s", error, extra={"namespace": namespace})
+
+    def _sent(self, body: dict[str, object]) -> None:
+        # Meanwhile, it may have been dropped as the oldest of too many.
+        if self._queue and self._queue[0][1] is body:
+            self._queue.popleft()

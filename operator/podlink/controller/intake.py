@@ -5,8 +5,10 @@ An object that cannot be read is told of and left out; it never stops the others
 
 import logging
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
+from podlink import tracing
 from podlink.controller.reconciler import Reconciler
 from podlink.controller.state_writer import StateWriter
 from podlink.domain.errors import PodLinkError
@@ -45,14 +47,20 @@ class Intake:
 
     def pod(self, event: str | None, body: Object) -> None:
         """Take in a watch event of a pod."""
-        self._fact("Pod", event, body, self.read_pod)
+        with _event("Pod", event, body):
+            self._fact("Pod", event, body, self.read_pod)
 
     def workload(self, event: str | None, body: Object) -> None:
         """Take in a watch event of a StatefulSet."""
-        self._fact("StatefulSet", event, body, self.read_workload)
+        with _event("StatefulSet", event, body):
+            self._fact("StatefulSet", event, body, self.read_workload)
 
     def podlink(self, event: str | None, body: Object) -> None:
         """Take in a watch event of a PodLink."""
+        with _event("PodLink", event, body):
+            self._podlink(event, body)
+
+    def _podlink(self, event: str | None, body: Object) -> None:
         self._arrived("PodLink", event)
         metadata = body["metadata"]
         if event == DELETED:
@@ -101,7 +109,8 @@ class Intake:
         self._metrics.unidentified.labels(kind).inc()
         metadata = body["metadata"]
         place = metadata["namespace"], metadata["name"]
-        logger.warning("%s %s/%s is left out: %s", kind, *place, error, extra={"namespace": place[0]})
+        about = {"namespace": place[0], "object": f"{kind}/{place[1]}", "object_uid": metadata["uid"]}
+        logger.warning("%s %s/%s is left out: %s", kind, *place, error, extra=about)
 
     def read_podlink(self, body: Object) -> PodLink | None:
         """Read a PodLink; None for one that the CRD of this version would have refused."""
@@ -110,3 +119,16 @@ class Intake:
         except PodLinkError as error:
             self._left_out("PodLink", body, error)
             return None
+
+
+def _event(kind: str, event: str | None, body: Object) -> AbstractContextManager[None]:
+    """The span of an event, from which all work on its behalf goes on."""
+    metadata = body["metadata"]
+    about = {
+        "namespace": metadata["namespace"],
+        "object": f"{kind}/{metadata['name']}",
+        "object_uid": metadata["uid"],
+    }
+    if kind == "PodLink":
+        about["uid"] = str(body.get("spec", {}).get("uid", ""))
+    return tracing.span("event", about=about, type=event or "LISTED")

@@ -20,6 +20,9 @@ class WorkQueue:
         self._queue: asyncio.Queue[Key] = asyncio.Queue()
         self._waiting: set[Key] = set()
         self._handled: set[Key] = set()
+        self._draining = False
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
 
@@ -33,7 +36,7 @@ class WorkQueue:
                 continue
             self._waiting.add(key)
             if key not in self._handled:
-                self._queue.put_nowait(key)
+                self._put(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Ask for a key to be handled later; of several such wishes the earliest holds."""
@@ -55,12 +58,26 @@ class WorkQueue:
         key = await self._queue.get()
         self._waiting.discard(key)
         self._handled.add(key)
+        self._idle.clear()
         return key
 
     def done(self, key: Key) -> None:
         """Give a key back; if it was asked for meanwhile, it is handled again."""
         self._handled.discard(key)
+        if not self._handled:
+            self._idle.set()
         if key in self._waiting:
+            self._put(key)
+
+    async def drain(self) -> None:
+        """Hand out no more keys, and wait until those that were are given back."""
+        self._draining = True
+        while not self._queue.empty():
+            self._queue.get_nowait()
+        await self._idle.wait()
+
+    def _put(self, key: Key) -> None:
+        if not self._draining:
             self._queue.put_nowait(key)
 
     def retry(self, key: Key) -> float:

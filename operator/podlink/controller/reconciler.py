@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from http import HTTPStatus
 from time import monotonic
 
+from podlink import tracing
 from podlink.cluster.client import ApiError, Cluster
 from podlink.cluster.events import EventRecorder, ObjectReference
 from podlink.controller.links import apply, read_records
@@ -63,11 +64,16 @@ class Reconciler:
         self._recorder = recorder
         self._metrics = metrics
         self._queue = WorkQueue()
+        self._causes: dict[ObjectKey, tracing.Cause | None] = {}
         self._parked: set[ObjectKey] = set()
         self._watched: dict[ObjectKey, LinkRecord] = {}
 
     def look_at(self, keys: Iterable[ObjectKey]) -> None:
         """Ask for PodLinks to be looked at."""
+        keys = list(keys)
+        cause = tracing.here()
+        for key in keys:
+            self._causes.setdefault(key, cause)
         self._queue.update(keys)
         self._metrics.queue.set(len(self._queue))
 
@@ -79,35 +85,47 @@ class Reconciler:
             tasks.create_task(self._unpark())
             tasks.create_task(self._watch())
 
+    async def drain(self) -> None:
+        """Begin with no more PodLinks, and wait until those that were begun are done."""
+        await self._queue.drain()
+
     async def _work(self) -> None:
         while True:
             key = await self._queue.get()
             started = monotonic()
-            outcome = "ok"
             try:
-                await self._reconcile(key)
-                self._queue.succeeded(key)
-            except RedisUnavailable as error:
-                outcome = "redis_unavailable"
-                self._monitor.report(error)
-                self._parked.add(key)
-            except _StaleError:
-                outcome = "stale"
-                self._queue.retry(key)
-            except PodLinkError as error:
-                outcome = "error"
-                delay = self._queue.retry(key)
-                logger.warning(
-                    "PodLink %s/%s: %s; tried again in %.1f s", *key, error, delay, extra={"namespace": key[0]}
-                )
-            except Exception:
-                # A fault of ours in one object must not stop the work on the others.
-                outcome = "fault"
-                logger.exception("PodLink %s/%s: tried again in %.1f s", *key, self._queue.retry(key))
+                with tracing.span("reconcile", self._causes.pop(key, None), about=self._about(key)):
+                    outcome = await self._look(key)
             finally:
                 self._queue.done(key)
                 self._metrics.queue.set(len(self._queue))
-                self._metrics.reconciles.labels(outcome).observe(monotonic() - started)
+            self._metrics.reconciles.labels(outcome).observe(monotonic() - started)
+
+    def _about(self, key: ObjectKey) -> dict[str, str]:
+        about = {"namespace": key[0], "object": f"PodLink/{key[1]}"}
+        link = self._links.get(key)
+        return about | {"uid": link.spec.uid, "object_uid": link.uid} if link else about
+
+    async def _look(self, key: ObjectKey) -> str:
+        """Look at one PodLink; return how that ended."""
+        try:
+            await self._reconcile(key)
+        except RedisUnavailable as error:
+            self._monitor.report(error)
+            self._parked.add(key)
+            return "redis_unavailable"
+        except _StaleError:
+            self._queue.retry(key)
+            return "stale"
+        except PodLinkError as error:
+            logger.warning("PodLink %s/%s: %s; tried again in %.1f s", *key, error, self._queue.retry(key))
+            return "error"
+        except Exception:
+            # A fault of ours in one object must not stop the work on the others.
+            logger.exception("PodLink %s/%s: tried again in %.1f s", *key, self._queue.retry(key))
+            return "fault"
+        self._queue.succeeded(key)
+        return "ok"
 
     async def _unpark(self) -> None:
         """Hand back what waits for Redis when it returns."""
@@ -263,6 +281,7 @@ class Reconciler:
         if old.reason == Reason.REDIS_UNAVAILABLE and (old.phase, old.pod_id) == (new.phase, new.pod_id):
             return
         fine = new.ready.status == "True" or new.phase in (Phase.EXPIRED, Phase.RELEASED)
+        logger.info("PodLink %s/%s is %s (%s): %s", *after.key, new.phase, new.reason, new.ready.message)
         self._recorder.record(
             ObjectReference.of_podlink(after),
             "Normal" if fine else "Warning",

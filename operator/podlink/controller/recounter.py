@@ -9,6 +9,7 @@ import logging
 from collections.abc import Sequence
 from time import monotonic
 
+from podlink import tracing
 from podlink.controller.monitor import RedisMonitor
 from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.metrics import Metrics
@@ -45,7 +46,8 @@ class Recounter:
             await self._monitor.available.wait()
             started = monotonic()
             try:
-                result = await recount(self._executor, self._namespaces)
+                with tracing.span("recount"):
+                    result = await recount(self._executor, self._namespaces)
             except PodLinkError as error:
                 if isinstance(error, RedisUnavailable):
                     self._monitor.report(error)

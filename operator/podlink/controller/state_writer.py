@@ -12,6 +12,7 @@ from typing import Any
 
 import msgspec
 
+from podlink import tracing
 from podlink.controller.monitor import RedisMonitor
 from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.domain.inventory import Inventory, ServiceKey
@@ -38,7 +39,14 @@ class _Change(msgspec.Struct, frozen=True):
     before: ServiceView | None
     after: ServiceView
     writes: list[Operation[Any]]
+    mark: "_Mark"
+
+
+class _Mark(msgspec.Struct, frozen=True):
+    """That a service changed: when it was first told, and in which span."""
+
     since: float
+    cause: tracing.Cause | None
 
 
 class StateWriter:
@@ -58,18 +66,18 @@ class StateWriter:
         self._monitor = monitor
         self._metrics = metrics
         self._on_written = on_written
-        self._changed: dict[ServiceKey, float] = {}
+        self._changed: dict[ServiceKey, _Mark] = {}
         self._written: dict[ServiceKey, ServiceView] = {}
         self._wake = asyncio.Event()
         self._flushing = asyncio.Lock()
 
     def mark(self, services: Iterable[ServiceKey]) -> None:
         """Ask for services to be written as they will be by then."""
-        now = monotonic()
+        mark = _Mark(monotonic(), tracing.here())
         for key in services:
             if key in self._changed:
                 self._metrics.coalesced.inc()
-            self._changed.setdefault(key, now)
+            self._changed.setdefault(key, mark)
             self._wake.set()
 
     def count_overlaps(self) -> int:
@@ -105,22 +113,24 @@ class StateWriter:
         # The sweep flushes too; one at a time, so that what was written last is known.
         async with self._flushing:
             marked, self._changed = self._changed, {}
-            changes = [self._change(key, since) for key, since in marked.items()]
+            changes = [self._change(key, mark) for key, mark in marked.items()]
             try:
                 while changes:
                     batch = _take(changes)
-                    await self._write(batch)
+                    with tracing.span("write", *_causes(batch), services=len(batch)):
+                        await self._write(batch)
                     del changes[: len(batch)]
             except RedisUnavailable:
                 for change in changes:
                     key = change.after.namespace, change.after.name
-                    self._changed[key] = min(change.since, self._changed.get(key, change.since))
+                    # What was told since came later.
+                    self._changed[key] = change.mark
                 self._wake.set()
                 raise
 
-    def _change(self, key: ServiceKey, since: float) -> _Change:
+    def _change(self, key: ServiceKey, mark: _Mark) -> _Change:
         before, after = self._written.get(key), self._inventory.view(*key)
-        return _Change(before, after, list(self._writes(before, after)), since)
+        return _Change(before, after, list(self._writes(before, after)), mark)
 
     def _writes(self, before: ServiceView | None, after: ServiceView) -> Iterable[Operation[Any]]:
         namespace, service = after.namespace, after.name
@@ -161,8 +171,12 @@ class StateWriter:
                 self._written[key] = change.after
             else:
                 self._written.pop(key, None)
-            self._metrics.lag.observe(now - change.since)
+            self._metrics.lag.observe(now - change.mark.since)
             self._on_written(change.before, change.after)
+
+
+def _causes(changes: Iterable[_Change]) -> Iterable[tracing.Cause]:
+    return {cause.trace_id: cause for change in changes if (cause := change.mark.cause)}.values()
 
 
 def _take(changes: list[_Change]) -> list[_Change]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import msgspec
 
+from podlink import tracing
 from podlink.cluster.client import Cluster, Listing
 from podlink.controller.intake import Intake
 from podlink.controller.links import read_records, run_groups
@@ -101,8 +102,10 @@ class Sweeper:
             cause, self._cause = self._cause, "resync"
             started = monotonic()
             try:
-                await self.sweep()
+                with tracing.span("sweep", cause=cause):
+                    await self.sweep()
             except PodLinkError as error:
+                self._metrics.sweep_failures.inc()
                 if isinstance(error, RedisUnavailable):
                     self._monitor.report(error)
                 self.problem, self._cause = f"sweep failed: {error}", cause
@@ -114,6 +117,7 @@ class Sweeper:
             self.problem = None
             self.done_once.set()
             self._metrics.sweeps.labels(cause).observe(monotonic() - started)
+            self._metrics.last_sweep.set_to_current_time()
             logger.info("swept in %.2f s", monotonic() - started, extra={"cause": cause})
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._resync_seconds):

@@ -36,6 +36,11 @@ class Circuit:
         self._closed_from = 0.0
 
     @property
+    def is_open(self) -> bool:
+        """Whether the last attempt failed; also when the next one may be made now."""
+        return self._failures > 0
+
+    @property
     def seconds_left(self) -> float:
         """Seconds until the next attempt; 0 when it may be made now."""
         return max(0.0, self._closed_from - self._clock()) if self._failures else 0.0

@@ -12,6 +12,7 @@ from redis.exceptions import AskError
 
 from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.store import cluster
+from podlink.store.health import Health, added
 from podlink.store.mailbox import Mailbox, Mailboxes
 from podlink.store.node import Connect
 from podlink.store.operations import Operation
@@ -126,6 +127,10 @@ class ClusterServers:
         except cluster.UNREACHABLE as error:
             raise unavailable("nodes", error, maybe_applied=False) from error
         return [node.name for node in self._client.get_primaries()]
+
+    def health(self) -> Health:
+        """Of all servers that calls went to so far."""
+        return added(mailboxes.health() for mailboxes in self._mailboxes.values())
 
     async def aclose(self) -> None:
         """Wait for what is under way, and close all connections."""

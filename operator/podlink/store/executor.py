@@ -21,6 +21,7 @@ from podlink.store import calls, operations, urls
 from podlink.store.cache import LinkCache
 from podlink.store.calls import Durability, Manner, Request
 from podlink.store.cluster_servers import ClusterServers
+from podlink.store.health import Health
 from podlink.store.mailbox import Mailbox, Mailboxes
 from podlink.store.merging import BATCH_SIZE
 from podlink.store.node import Connect, Node
@@ -220,6 +221,11 @@ class StatefulExecutor:
         if self._cluster is None:
             return [None]
         return [*await self._cluster.nodes(anew=anew)]
+
+    def health(self) -> Health:
+        """How the connections are, at this moment."""
+        servers = self._cluster or self._mailboxes
+        return servers.health() if servers is not None else Health()
 
     async def _run_all(self, many: Sequence[Operation[Any]]) -> list[Any]:
         """Run operations that have no order among them."""

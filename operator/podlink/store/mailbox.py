@@ -17,7 +17,8 @@ from typing import Any, Final, TypeVar
 from redis.exceptions import ReadOnlyError
 
 from podlink.domain.errors import RedisUnavailable
-from podlink.store.calls import Conversation, Manner, conversation
+from podlink.store.calls import Conversation, Manner, Request, conversation
+from podlink.store.health import Health, added
 from podlink.store.merging import BATCH_SIZE
 from podlink.store.node import Node
 from podlink.store.operations import Operation
@@ -73,6 +74,7 @@ class Mailbox:
         self._collecting = False
         self._opening = False
         self._alarm: asyncio.TimerHandle | None = None
+        self._script_reloads = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         # What one caller keeps in context variables is no business of a batch.
         self._context = contextvars.Context()
@@ -106,6 +108,10 @@ class Mailbox:
         self._groups.append(group)
         self._collect()
         return group.future
+
+    def health(self) -> Health:
+        """How the connection to the server is."""
+        return Health(self._node.connections, int(self._node.is_away), self._script_reloads)
 
     async def aclose(self) -> None:
         """Wait until everything is answered that was asked for before, which the deadline bounds; and disconnect."""
@@ -194,7 +200,7 @@ class Mailbox:
         """Take a flight's conversation one step further; without replies, it begins."""
         try:
             try:
-                requests = next(flight.talk) if replies is None else flight.talk.send(replies)
+                requests = next(flight.talk) if replies is None else self._following(flight, replies)
             except StopIteration as end:
                 self._land(flight, end.value)
                 return
@@ -206,6 +212,13 @@ class Mailbox:
             self._crash(flight, error)
             return
         self._continue(flight, [Lost(ConnectionError("the connection was lost"), sent=False)] * len(requests))
+
+    def _following(self, flight: _Flight, replies: list[Reply]) -> list[Request]:
+        """What a flight's conversation asks for next."""
+        requests = flight.talk.send(replies)
+        if requests[0][:2] == ("SCRIPT", "LOAD"):
+            self._script_reloads += 1
+        return requests
 
     def _land(self, flight: _Flight, results: Sequence[Any]) -> None:
         if any(
@@ -287,6 +300,10 @@ class Mailboxes:
     def of(self, operations: Iterable[Operation[Any]]) -> Mailbox:
         """The one for operations that travel together."""
         return self.writes if any(operation.shape.writes for operation in operations) else self.reads
+
+    def health(self) -> Health:
+        """Of both."""
+        return added(mailbox.health() for mailbox in {self.reads, self.writes})
 
     async def aclose(self) -> None:
         """Close each, as it says."""

@@ -65,6 +65,16 @@ class Node:
         # What one caller keeps in context variables is no business of a connection.
         self._context: Final = contextvars.Context()
 
+    @property
+    def connections(self) -> int:
+        """How many are open; more than one while calls on one that was left are still answered."""
+        return len(self._wires)
+
+    @property
+    def is_away(self) -> bool:
+        """Whether the last attempt to connect failed."""
+        return self._circuit.is_open
+
     def open(self, done: Callable[[BaseException | None], None]) -> None:
         """Connect, unless that failed a moment ago; `done` is told the error, or None, and may be told from in here."""
         if self._closed:

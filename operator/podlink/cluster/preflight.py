@@ -1,0 +1,145 @@
+"""What the operator has to be allowed on the API server, and whether it is.
+
+A right that is missing shows late otherwise (the first PodLink that is deleted finds that finalizers cannot be
+patched), and as an error among others.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterator, Sequence
+from http import HTTPStatus
+
+import msgspec
+
+from podlink.cluster.client import ApiError, Cluster
+from podlink.domain.podlinks import GROUP, PLURAL
+
+logger = logging.getLogger(__name__)
+
+_PERIOD_SECONDS = 300.0
+_SOON_SECONDS = 15.0
+
+
+class Right(msgspec.Struct, frozen=True):
+    """Verbs on one resource."""
+
+    group: str
+    resource: str
+    verbs: tuple[str, ...]
+    subresource: str = ""
+
+    def __str__(self) -> str:
+        place = f".{self.group}" if self.group else ""
+        return f"{self.resource}{place}{'/' * bool(self.subresource)}{self.subresource}"
+
+
+WATCHED = (
+    Right("", "pods", ("list", "watch")),
+    Right("apps", "statefulsets", ("list", "watch")),
+    Right(GROUP, PLURAL, ("list", "watch", "patch")),
+    Right(GROUP, PLURAL, ("patch",), subresource="status"),
+    Right("events.k8s.io", "events", ("create",)),
+)
+"""Needed in every namespace that is watched, or in all."""
+
+LEASE = (
+    Right("coordination.k8s.io", "leases", ("get", "update")),
+    Right("coordination.k8s.io", "leases", ("create",)),
+)
+"""Needed in the namespace of the Lease, of the one Lease; a role cannot grant `create` by name."""
+
+
+class Preflight:
+    """Asks whether all rights are there: at the start, again and again, and soon again while one is missing.
+
+    Attributes:
+        problem: which rights are missing; None when none is.
+    """
+
+    def __init__(self, cluster: Cluster, namespaces: Sequence[str], lease: tuple[str, str] | None) -> None:
+        """Ask nothing yet; the arguments are those of `missing_rights`."""
+        self._cluster = cluster
+        self._namespaces = namespaces
+        self._lease = lease
+        self.problem: str | None = None
+
+    async def run(self) -> None:
+        """Ask until cancelled."""
+        await self._look_for_namespaces()
+        while True:
+            try:
+                missing = await missing_rights(self._cluster, self._namespaces, self._lease)
+                problem = await self._say(missing) if missing else None
+            except ApiError as error:
+                # The sweep, or the Lease, says that the server is away; the rights are as they were.
+                logger.info("which rights are missing cannot be asked: %s", error)
+                await asyncio.sleep(_SOON_SECONDS)
+                continue
+            if problem and problem != self.problem:
+                logger.error("%s", problem)
+            if self.problem and not problem:
+                logger.info("no right is missing any more")
+            self.problem = problem
+            await asyncio.sleep(_SOON_SECONDS if problem else _PERIOD_SECONDS)
+
+    async def _say(self, missing: Sequence[str]) -> str:
+        name = await self._cluster.own_name()
+        return f"{name} may not {', '.join(missing)}: grant it by a role that is bound to it (the chart has them all)"
+
+    async def _look_for_namespaces(self) -> None:
+        for namespace in self._namespaces:
+            try:
+                await self._cluster.read_namespace(namespace)
+            except ApiError as error:
+                if error.status == HTTPStatus.NOT_FOUND:
+                    logger.warning("--namespace %s: there is no such namespace (yet)", namespace)
+                else:
+                    logger.info("whether the namespace is there cannot be told: %s", error)
+
+
+async def missing_rights(cluster: Cluster, namespaces: Sequence[str], lease: tuple[str, str] | None) -> list[str]:
+    """Ask the API server which rights are missing.
+
+    Args:
+        cluster: what to ask.
+        namespaces: that are watched; empty: all.
+        lease: namespace and name of the Lease, if there is one.
+
+    Returns:
+        A phrase for each, such as "patch podlinks.podlink.io/status in namespace games".
+
+    Raises:
+        ApiError: the server could not be asked.
+    """
+    return [
+        f"{attributes['verb']} {right} {where}"
+        for right, where, attributes in _needed(namespaces, lease)
+        if not await cluster.is_allowed(attributes)
+    ]
+
+
+def _needed(namespaces: Sequence[str], lease: tuple[str, str] | None) -> Iterator[tuple[Right, str, dict[str, str]]]:
+    for namespace in namespaces or ("",):
+        where = f"in namespace {namespace}" if namespace else "in all namespaces"
+        for right in WATCHED:
+            yield from _asked(right, where, namespace)
+    if lease:
+        namespace, name = lease
+        for right in LEASE:
+            yield from _asked(right, f"in namespace {namespace}", namespace, "" if right.verbs == ("create",) else name)
+
+
+def _asked(right: Right, where: str, namespace: str, name: str = "") -> Iterator[tuple[Right, str, dict[str, str]]]:
+    for verb in right.verbs:
+        yield (
+            right,
+            where,
+            {
+                "group": right.group,
+                "resource": right.resource,
+                "subresource": right.subresource,
+                "verb": verb,
+                "namespace": namespace,
+                "name": name,
+            },
+        )

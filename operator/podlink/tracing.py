@@ -1,0 +1,147 @@
+"""Which event led to which work: a trace id for the log, and OpenTelemetry spans where they are wanted.
+
+Every piece of work is a span, with OpenTelemetry or without. Without, a span is no more than the fields it puts on the
+log lines that are written inside it, among them a trace id that all work on behalf of one event has in common. With it
+(`enable`), the same spans are also exported, under the same ids.
+"""
+
+import os
+import secrets
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from podlink.domain.errors import PodLinkError
+
+if TYPE_CHECKING:
+    from opentelemetry.trace import Span, Tracer
+
+NAME: Final = "podlink"
+
+
+class TracingUnavailable(PodLinkError):  # noqa: N818 - named for what it tells the user
+    """Spans cannot be exported; the text says why and what to do."""
+
+
+class Cause(NamedTuple):
+    """The span that work was asked for in, to be gone on with in another task."""
+
+    trace_id: str
+    context: Any = None
+    """OpenTelemetry's own; None without it."""
+
+
+class _Here(NamedTuple):
+    cause: Cause
+    fields: Mapping[str, str]
+
+
+_here: ContextVar[_Here | None] = ContextVar("podlink_span", default=None)
+_tracer: "Tracer | None" = None
+
+
+def enable(version: str) -> Callable[[], None]:
+    """Export spans over OTLP/HTTP from now on; where to, the standard `OTEL_...` variables say.
+
+    Returns:
+        What to call at the end: it sends what has gathered.
+
+    Raises:
+        TracingUnavailable: the packages are not installed.
+    """
+    try:
+        # Optional, and costly to import.
+        from opentelemetry import trace  # noqa: PLC0415
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+        from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource  # noqa: PLC0415
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+    except ImportError as error:
+        raise TracingUnavailable(
+            f"--tracing needs OpenTelemetry ({error.name} is missing): pip install 'podlink[tracing]'"
+        ) from error
+    named = {SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME") or NAME, SERVICE_VERSION: version}
+    provider = TracerProvider(resource=Resource.create(named))
+    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    use(trace.get_tracer(NAME, version, tracer_provider=provider))
+    return provider.shutdown
+
+
+def use(tracer: "Tracer | None") -> None:
+    """Make spans with this tracer from now on; with None, only ids for the log."""
+    global _tracer  # noqa: PLW0603 - one for the process, as OpenTelemetry's own is
+    _tracer = tracer
+
+
+def here() -> Cause | None:
+    """The span that this code runs in; None outside of any."""
+    current = _here.get()
+    return current.cause if current else None
+
+
+def fields() -> Mapping[str, str]:
+    """What the span puts on log lines: its trace id, and the object that it is about."""
+    current = _here.get()
+    return current.fields if current else {}
+
+
+@contextmanager
+def span(
+    name: str, *causes: Cause | None, about: Mapping[str, str] | None = None, **attributes: str | int
+) -> Iterator[None]:
+    """Do something as one step of a trace.
+
+    Args:
+        name: of the step, from a small set.
+        causes: the spans that asked for it, where that was in another task. Of one it is the next step; of several it
+            begins a trace of its own, with links to theirs. With none, it is a part of the span it stands in.
+        about: fields for the log and the span: `namespace`, `object`, `uid`.
+        attributes: for the span alone.
+    """
+    known = [cause for cause in causes if cause is not None]
+    parent = known[0] if len(known) == 1 else None if known else here()
+    about = about or {}
+    with _exported(name, parent, known, {**about, **attributes}) as cause:
+        token = _here.set(_Here(cause, {**about, "trace_id": cause.trace_id}))
+        try:
+            yield
+        finally:
+            _here.reset(token)
+
+
+@contextmanager
+def step(name: str, **attributes: str | int) -> Iterator["Span | None"]:
+    """A call to a server, as a part of the span that it is made in: only exported, and nothing outside of one."""
+    current = _here.get()
+    if _tracer is None or current is None:
+        yield None
+        return
+    with _tracer.start_as_current_span(name, context=current.cause.context, attributes=attributes) as made:
+        yield made
+
+
+def failed(made: "Span | None", error: BaseException) -> None:
+    """Mark a step as failed that ends without an exception."""
+    if made is not None:
+        from opentelemetry.trace import StatusCode  # noqa: PLC0415
+
+        made.set_status(StatusCode.ERROR, str(error))
+
+
+@contextmanager
+def _exported(
+    name: str, parent: Cause | None, causes: Sequence[Cause], attributes: Mapping[str, str | int]
+) -> Generator[Cause]:
+    if _tracer is None:
+        yield parent or Cause(secrets.token_hex(16))
+        return
+    from opentelemetry import trace  # noqa: PLC0415
+    from opentelemetry.context import Context  # noqa: PLC0415
+
+    context = parent.context if parent and parent.context is not None else Context()
+    others = (
+        () if parent else [trace.Link(trace.get_current_span(cause.context).get_span_context()) for cause in causes]
+    )
+    with _tracer.start_as_current_span(name, context=context, links=others, attributes=attributes) as made:
+        yield Cause(f"{made.get_span_context().trace_id:032x}", trace.set_span_in_context(made, Context()))
