@@ -21,12 +21,14 @@ test: check ## every check, and every test with its coverage; PYTEST="-k lobby" 
 bench: $(STAMP) ## measure PodLink beside its alternatives on a server of its own, and write what docs/ says about speed
 	PYTHONPATH=tests $(BIN)/python -m sandbox.bench --memory-links 1000000 --docs docs $(BENCH)
 
-check: $(STAMP) ## style, types, layers, and the syntax of the Lua scripts
+check: $(STAMP) ## style, types, layers, the syntax of the Lua scripts, the Dockerfile, and the documentation
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	PYTHONPATH=tests $(BIN)/python -m sandbox.lua_syntax
+	$(BIN)/hadolint Dockerfile
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-annotate --no-header --extra tracing $(UV)
@@ -51,6 +53,6 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	touch $@
 
 clean: ## remove the virtual environment, caches and what `make run` left (not the control plane: ~/.cache/podlink)
-	rm -rf $(VENV) .sandbox .pytest-kind .coverage .coverage.* .hypothesis
+	rm -rf $(VENV) build .sandbox .pytest-kind .coverage .coverage.* .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import msgspec
 
-from podlink import tracing
+from podlink import __version__, tracing
 from podlink.cluster.access import own_namespace
 from podlink.cluster.client import ApiError, Cluster
 from podlink.cluster.lease import Election
@@ -42,7 +42,6 @@ class SettingError(PodLinkError):
 class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What `podlink run` was told."""
 
-    version: str
     redis: RedisSettings
     data_directory: Path
     """Of the embedded Valkey."""
@@ -201,10 +200,9 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
-    metrics.build.info({"version": config.version})
     async with AsyncExitStack() as stack:
         if config.tracing:
-            stack.push_async_callback(asyncio.to_thread, tracing.enable(config.version))
+            stack.push_async_callback(asyncio.to_thread, tracing.enable(__version__))
         cluster = await Cluster.connect()
         stack.push_async_callback(cluster.aclose)
         operator = Operator(config, cluster, metrics)
@@ -215,7 +213,7 @@ async def run(config: Config) -> None:
         except OSError as error:
             raise SettingError(f"--http-port {config.http_port}: {error.strerror}; choose another port") from error
         watched = ",".join(config.namespaces) or "all"
-        logger.info("operator started", extra={"version": config.version, "namespaces": watched, "http_port": port})
+        logger.info("operator started", extra={"version": __version__, "namespaces": watched, "http_port": port})
         await operator.run(stop)
     logger.info("operator stopped")
 

@@ -22,7 +22,7 @@ from podlink.bench.run import bench as run_bench
 from podlink.cluster.access import ClusterAccessError
 from podlink.domain.errors import InvalidArgument, PodLinkError
 from podlink.domain.workloads import POD_INDEX_LABEL
-from podlink.redis_settings import RedisSettings
+from podlink.redis_settings import RedisAccess, RedisSettings
 from podlink.store.executor import StatefulExecutor
 from podlink.tracing import TracingUnavailable
 
@@ -111,6 +111,27 @@ namespace_option = click.option(
 )
 
 
+def redis_options(command: F) -> F:
+    """All that says where a Redis is and how to log in."""
+    options = (
+        redis_option,
+        _file_option("--redis-url-file", "holds the URL"),
+        click.option(
+            "--redis-username",
+            envvar="PODLINK_REDIS_USERNAME",
+            show_envvar=True,
+            help="User, where the URL names none.",
+        ),
+        _file_option("--redis-password-file", "holds the password, where the URL has none"),
+        _file_option("--redis-ca-file", "has the CA certificate of a Redis with TLS"),
+        _file_option("--redis-cert-file", "has the client certificate for a Redis that asks for one"),
+        _file_option("--redis-key-file", "has the key of the client certificate"),
+    )
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="podlink")
 def cli() -> None:
@@ -118,15 +139,7 @@ def cli() -> None:
 
 
 @cli.command()
-@redis_option
-@_file_option("--redis-url-file", "holds the URL")
-@click.option(
-    "--redis-username", envvar="PODLINK_REDIS_USERNAME", show_envvar=True, help="User, where the URL names none."
-)
-@_file_option("--redis-password-file", "holds the password, where the URL has none")
-@_file_option("--redis-ca-file", "has the CA certificate of a Redis with TLS")
-@_file_option("--redis-cert-file", "has the client certificate for a Redis that asks for one")
-@_file_option("--redis-key-file", "has the key of the client certificate")
+@redis_options
 @namespace_option
 @click.option(
     "--pod-selector",
@@ -235,7 +248,6 @@ def run(
     """
     logs.configure(log_format)
     config = app.Config(
-        version=__version__,
         redis=_redis_settings(redis_url, redis),
         data_directory=data_dir,
         namespaces=namespaces,
@@ -264,11 +276,14 @@ def _redis_settings(url: str | None, others: Mapping[str, Any]) -> RedisSettings
 
 
 @cli.command("status")
-@redis_option
+@redis_options
 @namespace_option
-def show_status(redis_url: str | None, namespaces: tuple[str, ...]) -> None:
+def show_status(redis_url: str | None, namespaces: tuple[str, ...], **redis: Any) -> None:
     """Show services, pods and PodLinks as Redis and the cluster have them."""
-    asyncio.run(status.show(_given(redis_url, "the Redis that the operator writes to"), namespaces))
+    settings = _redis_settings(redis_url, redis)
+    if settings.embedded:
+        _given(None, "the Redis that the operator writes to")
+    asyncio.run(status.show(RedisAccess(settings).read(), namespaces))
 
 
 @cli.command()

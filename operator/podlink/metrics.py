@@ -1,5 +1,7 @@
 """What the operator counts. Labels are bounded: no uid, no object name."""
 
+from importlib.metadata import version
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -24,7 +26,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         r = self.registry
         ProcessCollector(registry=r)
-        self.build = Info("podlink_build", "Version of the operator.", registry=r)
+        Info("podlink_build", "Version of the operator.", registry=r).info({"version": version("podlink")})
         self.leader = Gauge(
             "podlink_leader", "1 while this process does the work, 0 while it stands by for the leader.", registry=r
         )

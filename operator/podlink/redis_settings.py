@@ -72,8 +72,8 @@ class RedisAccess:
         """
         while True:
             try:
-                self._read = self._look()
-            except (InvalidArgument, _MissingError) as error:
+                self._read = self.read()
+            except InvalidArgument as error:
                 if not any(self._files()):
                     raise  # nothing will change by itself
                 problem = f"{error} (awaited)"
@@ -90,18 +90,23 @@ class RedisAccess:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             try:
-                now = self._look()
-            except (InvalidArgument, _MissingError):
+                now = self.read()
+            except InvalidArgument:
                 continue  # on its way out, or half written: what was read still counts
             if now != self._read:
                 files = [f"{flag} {file}" for flag, file in self._files() if flag in _FOLLOWED]
                 return " or ".join(files)
 
-    def _look(self) -> Target:
+    def read(self) -> Target:
+        """Read everything that the settings name, as it is now.
+
+        Raises:
+            InvalidArgument: something is missing, or cannot be used.
+        """
         settings = self._settings
         for flag, file in self._files():
             if not file.is_file():
-                raise _MissingError(f"{flag} {file} is not there: {_remedy(file)}")
+                raise InvalidArgument(f"{flag} {file} is not there: {_remedy(file)}")
         url = settings.url or (_content("--redis-url-file", settings.url_file) if settings.url_file else "")
         options: dict[str, Any] = {"username": settings.username} if settings.username else {}
         if settings.password_file:
@@ -122,20 +127,16 @@ class RedisAccess:
                 yield f"--redis-{name.replace('_', '-')}", file
 
 
-class _MissingError(Exception):
-    pass
-
-
 def _content(flag: str, file: Path) -> str:
     try:
         # Whoever makes a Secret from a file often leaves the line break at its end.
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise _MissingError(
+        raise InvalidArgument(
             f"{flag} {file} cannot be read: {getattr(error, 'strerror', None) or 'it is no text'}"
         ) from None
     if not text:
-        raise _MissingError(f"{flag} {file} is empty: {_remedy(file)}")
+        raise InvalidArgument(f"{flag} {file} is empty: {_remedy(file)}")
     return text
 
 

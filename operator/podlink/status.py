@@ -13,6 +13,7 @@ from rich.text import Text
 from podlink.cluster.client import Cluster
 from podlink.controller.links import run_all
 from podlink.domain.podlinks import InvalidPodLinkError, PodLink, read_podlink
+from podlink.redis_settings import Target
 from podlink.store import operations
 from podlink.store.executor import StatefulExecutor
 from podlink.store.operations import Operation, Service
@@ -45,7 +46,7 @@ class Snapshot(msgspec.Struct, frozen=True):
     links: list[PodLink]
 
 
-async def show(redis_url: str, namespaces: Sequence[str]) -> None:
+async def show(target: Target, namespaces: Sequence[str]) -> None:
     """Print the picture once: tables on a terminal, lines elsewhere.
 
     Raises:
@@ -53,7 +54,7 @@ async def show(redis_url: str, namespaces: Sequence[str]) -> None:
     """
     cluster = await Cluster.connect()
     try:
-        async with StatefulExecutor.from_url(redis_url) as executor:
+        async with StatefulExecutor.from_url(target.url, **target.options) as executor:
             snapshot = await gather(cluster, executor, namespaces)
     finally:
         await cluster.aclose()

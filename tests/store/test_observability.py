@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import pickle
 from typing import TYPE_CHECKING
@@ -10,6 +11,8 @@ import pytest
 
 from podlink import InvalidArgument, RedisUnavailable, ScriptError, StatefulExecutor, sync
 from podlink.store import operations
+from sandbox.processes import until_async
+from sandbox.redis_servers import RedisServer
 from store.harness import NS, ONE_PRIMARY, SVC, UID, Awaited, Topology
 
 if TYPE_CHECKING:
@@ -98,3 +101,41 @@ async def test_ping_and_run_id(executor: Awaited, raw: redis.Redis) -> None:
 def test_errors_survive_a_trip_to_another_process(error: Exception) -> None:
     copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert (type(copy), str(copy), vars(copy)) == (type(error), str(error), vars(error))
+
+
+async def test_health_counts_connections_circuits_and_scripts_that_a_server_had_lost(server: Topology) -> None:
+    async with StatefulExecutor.from_url(server.url) as executor:
+        assert executor.health() == (0, 0, 0)
+        await executor.set_linked_pod(NS, UID, SVC, 1)
+        connections, away, reloads = executor.health()
+        assert connections >= 1
+        assert (away, reloads) == (0, 0)
+
+        for primary in server.primaries():
+            primary.ask("SCRIPT", "FLUSH")
+        await executor.set_linked_pod(NS, UID, SVC, 2)
+        assert executor.health().script_reloads >= 1
+    assert executor.health().connections == 0
+
+
+async def test_health_tells_of_a_server_that_cannot_be_reached_until_it_can() -> None:
+    server = RedisServer()
+    with server:
+        async with StatefulExecutor.from_url(server.url) as executor:
+            await executor.get_linked_pod(NS, UID, SVC)
+            server.kill()
+            await until_async(lambda: _is_away(executor), 10, "the server to count as away")
+            assert executor.health().connections == 0
+            server.restart()
+            await until_async(lambda: _answers(executor), 10, "the server to answer", retry_on=(RedisUnavailable,))
+            assert executor.health()[:2] == (1, 0)
+
+
+async def _is_away(executor: StatefulExecutor) -> bool:
+    with contextlib.suppress(RedisUnavailable):
+        await executor.get_linked_pod(NS, UID, SVC)
+    return executor.health().circuits_open == 1
+
+
+async def _answers(executor: StatefulExecutor) -> bool:
+    return await executor.get_linked_pod(NS, UID, SVC) is None

@@ -58,6 +58,9 @@ def run_main(monkeypatch: pytest.MonkeyPatch, arguments: list[str], environment:
         ("--recount-seconds", "PODLINK_RECOUNT_SECONDS", "1h", f"{RECOUNT}'1h' is not a valid integer"),
         ("--http-port", "PODLINK_HTTP_PORT", "65536", f"{PORT}65536 is not in the range 0<=x<=65535."),
         ("--http-port", "PODLINK_HTTP_PORT", "http", f"{PORT}'http' is not a valid integer"),
+        ("--lease-namespace", "PODLINK_LEASE_NAMESPACE", "Games", f"'Games' {NAME}"),
+        ("--lease-name", "PODLINK_LEASE_NAME", "Lease!", "'Lease!' is no name of an object: use lower-case letters"),
+        ("--redis-url-file", "PODLINK_REDIS_URL_FILE", "/", "'PODLINK_REDIS_URL_FILE'): File '/' is a directory."),
         ("--log-format", "PODLINK_LOG_FORMAT", "xml", "'PODLINK_LOG_FORMAT'): 'xml' is not one of 'text', 'json'."),
         ("--data-dir", "PODLINK_DATA_DIR", __file__, f"'PODLINK_DATA_DIR'): Directory '{__file__}' is a file."),
     ],
@@ -95,6 +98,16 @@ def test_a_refused_redis_url_keeps_its_password(
         (["link"], "No such command 'link'."),
         (["run", "--redis", "x"], "No such option '--redis'."),
         (["run", "lobby"], "Got unexpected extra argument (lobby)"),
+        (
+            ["run", "--redis-url", "redis://h", "--redis-url-file", "url"],
+            "give --redis-url or --redis-url-file, not both",
+        ),
+        (
+            ["run", "--redis-ca-file", "ca.crt"],
+            "--redis-ca-file is about a Redis, and none is named: give --redis-url or",
+        ),
+        (["run", "--redis-username", "gate"], "--redis-username is about a Redis, and none is named"),
+        (["status", "--redis-url-file", "gone"], "--redis-url-file gone is not there: in a pod, create the Secret"),
         (["status"], "give --redis-url or set PODLINK_REDIS_URL: the Redis that the operator writes to"),
     ],
 )
@@ -109,10 +122,11 @@ def test_every_flag_has_a_variable(monkeypatch: pytest.MonkeyPatch, capsys: pyte
     assert run_main(monkeypatch, ["run", "--help"]) == 0
 
     described = " ".join(capsys.readouterr().out.split())
-    flags = "redis-url namespace pod-selector resync-seconds recount-seconds http-port data-dir log-format"
-    for flag in flags.split():
-        assert f"--{flag} " in described
-        assert f"env var: PODLINK_{flag.upper().replace('-', '_')}" in described
+    flags = [option.opts[0] for option in cli.run.params]
+    assert {"--redis-url", "--redis-password-file", "--leader-elect", "--tracing", "--log-format"} <= set(flags)
+    for flag in flags:
+        assert f"{flag} " in described or f"{flag} / " in described
+        assert f"env var: PODLINK_{flag.removeprefix('--').upper().replace('-', '_')}" in described
 
 
 @pytest.mark.parametrize("command", ["podlink", "kubectl-podlink"])

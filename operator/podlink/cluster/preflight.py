@@ -17,7 +17,7 @@ from podlink.domain.podlinks import GROUP, PLURAL
 logger = logging.getLogger(__name__)
 
 _PERIOD_SECONDS = 300.0
-_SOON_SECONDS = 15.0
+_SOON_SECONDS = 5.0
 
 
 class Right(msgspec.Struct, frozen=True):

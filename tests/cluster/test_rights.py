@@ -1,0 +1,125 @@
+"""A right that the operator's role lacks is named, before anything has failed for the want of it."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import pytest
+
+from cluster.harness import Kube
+from cluster.operators import Operator, start_operator
+from sandbox.processes import until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sandbox.cluster import Cluster
+    from sandbox.redis_servers import RedisServer
+
+READ = ["list", "watch"]
+RULES = {
+    "pods": {"apiGroups": [""], "resources": ["pods"], "verbs": READ},
+    "statefulsets": {"apiGroups": ["apps"], "resources": ["statefulsets"], "verbs": READ},
+    "podlinks": {"apiGroups": ["podlink.io"], "resources": ["podlinks"], "verbs": [*READ, "patch"]},
+    "status": {"apiGroups": ["podlink.io"], "resources": ["podlinks/status"], "verbs": ["patch"]},
+    "events": {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
+    "leases": {"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get", "create", "update"]},
+}
+
+
+def grant(kube: Kube, **rules: dict) -> None:
+    """Give the service account `operator` these rights and no others."""
+    kind = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": "operator"}}
+    role = {**kind, "kind": "Role", "rules": list(rules.values())}
+    binding = {
+        **kind,
+        "kind": "RoleBinding",
+        "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": "operator"},
+        "subjects": [{"kind": "ServiceAccount", "name": "operator"}],
+    }
+    account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "operator"}}
+    kube.cluster.apply(account, role, binding, namespace=kube.namespace)
+
+
+@pytest.fixture
+def own(cluster: Cluster, namespace: str) -> Iterator[Kube]:
+    with Kube(cluster, namespace) as client:
+        yield client
+
+
+@pytest.fixture
+def kubeconfig(own: Kube, tmp_path: Path) -> Path:
+    """Of the service account `operator`."""
+    grant(own)
+    view = own.cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json").stdout
+    content = json.loads(view)
+    content["users"][0]["user"] = {"token": own.kubectl("create", "token", "operator").strip()}
+    file = tmp_path / "kubeconfig"
+    file.write_text(json.dumps(content))
+    return file
+
+
+def start(own: Kube, redis_server: RedisServer, kubeconfig: Path, *flags: str):  # noqa: ANN201
+    flags = ("--redis-url", redis_server.url, "--namespace", own.namespace, *flags)
+    return start_operator(own.cluster, *flags, KUBECONFIG=str(kubeconfig))
+
+
+def await_reason(operator: Operator, told: str) -> None:
+    until(lambda: told in operator.readyz()[1], 40, f"/readyz to say {told!r}")
+
+
+@pytest.mark.parametrize(
+    ("lacking", "right"),
+    [
+        ({"verbs": ["list"], "of": "pods"}, "watch pods"),
+        ({"verbs": ["watch"], "of": "statefulsets"}, "list statefulsets.apps"),
+        ({"verbs": READ, "of": "podlinks"}, "patch podlinks.podlink.io"),
+        ({"verbs": [], "of": "status"}, "patch podlinks.podlink.io/status"),
+        ({"verbs": [], "of": "events"}, "create events.events.k8s.io"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value["of"],
+)
+def test_the_verb_the_resource_and_the_account_are_named(
+    own: Kube, redis_server: RedisServer, kubeconfig: Path, lacking: dict, right: str
+) -> None:
+    changed = {**RULES[lacking["of"]], "verbs": lacking["verbs"]} if lacking["verbs"] else RULES["pods"]
+    grant(own, **{**RULES, lacking["of"]: changed})
+    account = f"system:serviceaccount:{own.namespace}:operator"
+    told = f"{account} may not {right} in namespace {own.namespace}: grant it by a role that is bound to it"
+    with start(own, redis_server, kubeconfig) as operator:
+        operator.await_start()
+        await_reason(operator, told)
+        assert operator.readyz()[0] == 503
+        assert any(told in entry["message"] for entry in operator.log())
+
+        grant(own, **RULES)
+        operator.await_ready()
+
+
+def test_rights_on_the_lease_are_named(own: Kube, redis_server: RedisServer, kubeconfig: Path) -> None:
+    grant(own, **{**RULES, "leases": RULES["pods"]})
+    with start(own, redis_server, kubeconfig, "--leader-elect", "--lease-namespace", own.namespace) as operator:
+        operator.await_start()
+        await_reason(operator, "may not get leases.coordination.k8s.io")
+        await_reason(operator, f"Lease {own.namespace}/podlink cannot be used")
+        grant(own, **RULES)
+        operator.await_ready()
+        until(lambda: operator.metric("podlink_leader") == 1, 30, "it to lead")
+
+
+def test_all_namespaces_are_named_where_all_are_watched(own: Kube, redis_server: RedisServer, kubeconfig: Path) -> None:
+    grant(own, **RULES)
+    flags = ["--redis-url", redis_server.url]
+    with start_operator(own.cluster, *flags, KUBECONFIG=str(kubeconfig)) as operator:
+        operator.await_start()
+        await_reason(operator, "may not list pods in all namespaces, watch pods in all namespaces")
+
+
+def test_a_namespace_that_is_not_there_is_told_of(cluster: Cluster, redis_server: RedisServer) -> None:
+    with start_operator(cluster, "--redis-url", redis_server.url, "--namespace", "no-such-games") as operator:
+        operator.await_start()
+        operator.await_ready()
+        told = "--namespace no-such-games: there is no such namespace (yet)"
+        until(lambda: any(told == entry["message"] for entry in operator.log()), 20, "the log to say so")
