@@ -200,6 +200,7 @@ async def run(config: Config) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     metrics = Metrics()
+    metrics.resync_period.set(config.resync_seconds)
     async with AsyncExitStack() as stack:
         if config.tracing:
             stack.push_async_callback(asyncio.to_thread, tracing.enable(__version__))

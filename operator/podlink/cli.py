@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from podlink import __version__, app, logs, status
 from podlink.bench.figures import CONTENDERS
@@ -63,6 +64,12 @@ def _namespace(_: click.Context, __: click.Parameter, value: str | None) -> str 
             f"{value!r} is no namespace name: use lower-case letters, digits and '-', at most 63 characters"
         )
     return value
+
+
+def _selector(context: click.Context, option: click.Parameter, value: str) -> str:
+    defaulted = context.get_parameter_source(str(option.name)) is ParameterSource.DEFAULT
+    # Click takes an empty variable for none, and here it says something.
+    return "" if defaulted and os.environ.get("PODLINK_POD_SELECTOR") == "" else value
 
 
 def _lease_name(_: click.Context, __: click.Parameter, value: str) -> str:
@@ -145,6 +152,7 @@ def cli() -> None:
     "--pod-selector",
     envvar="PODLINK_POD_SELECTOR",
     default=POD_INDEX_LABEL,
+    callback=_selector,
     show_default=True,
     show_envvar=True,
     help="Label selector of the pods to watch, applied by the API server. Empty: all pods.",

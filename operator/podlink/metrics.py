@@ -71,6 +71,9 @@ class Metrics:
         self.last_sweep = Gauge(
             "podlink_last_sweep_timestamp_seconds", "When the last whole sweep ended, Unix time.", registry=r
         )
+        self.resync_period = Gauge(
+            "podlink_resync_seconds", "How often the cluster is compared with Redis, as set.", registry=r
+        )
         self.repairs = Counter("podlink_sweep_repairs", "What the sweep found wrong.", ["kind"], registry=r)
         self.recounts = Histogram("podlink_recount_seconds", "Recounts of loads.", registry=r)
         self.recount_repairs = Counter(
@@ -92,3 +95,17 @@ class Metrics:
         self.dropped_events = Counter(
             "podlink_dropped_kubernetes_events", "Kubernetes Events that could not be sent.", registry=r
         )
+        self._show_from_the_start()
+
+    def _show_from_the_start(self) -> None:
+        """Have series at 0: of one that appears with its first count, `rate` and `increase` would miss that count."""
+        kinds = ("Pod", "StatefulSet", "PodLink")
+        for metric, values in (
+            (self.events, kinds),
+            (self.unidentified, kinds),
+            (self.reconciles, ("ok", "stale", "redis_unavailable", "error", "fault")),
+            (self.repairs, ("pod_state", "workload_state", "podlink", "unreadable")),
+            (self.recount_repairs, ("load", "temporary_link")),
+        ):
+            for value in values:
+                metric.labels(value)

@@ -224,3 +224,20 @@ def test_after_all_this_every_load_is_the_number_of_links(
     gateway.get_service(kube.namespace, "lobby")  # takes expired links off the loads, as every pick does
 
     assert wire.all_loads()["lobby"] == wire.all_links()["lobby"]
+
+
+def test_links_that_come_and_go_are_no_drift(kube: Kube, operator: Operator) -> None:
+    repaired = 'podlink_sweep_repairs_total{kind="podlink"}'
+    swept = 'podlink_sweep_seconds_count{cause="resync"}'
+    before, until_sweep = operator.metric(repaired), operator.metric(swept) + 4
+    number = 0
+    while operator.metric(swept) < until_sweep:
+        names = [f"passing-{number}-{each}" for each in range(25)]
+        for name in names:
+            kube.link(name)
+        for name in names:
+            kube.edit(name, podId=2)
+            kube.delete("podlinks", name)
+        number += 1
+    eventually(lambda: [each for each in kube.list("podlinks") if "passing" in each["metadata"]["name"]], [])
+    assert operator.metric(repaired) == before

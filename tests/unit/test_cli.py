@@ -129,6 +129,24 @@ def test_every_flag_has_a_variable(monkeypatch: pytest.MonkeyPatch, capsys: pyte
         assert f"env var: PODLINK_{flag.removeprefix('--').upper().replace('-', '_')}" in described
 
 
+@pytest.mark.parametrize(
+    ("arguments", "variable", "selector"),
+    [
+        ([], None, "apps.kubernetes.io/pod-index"),
+        ([], "", ""),
+        ([], "app=x", "app=x"),
+        (["--pod-selector", "app=y"], "", "app=y"),
+        (["--pod-selector", ""], "app=x", ""),
+    ],
+)
+def test_an_empty_selector_is_all_pods_by_flag_and_by_variable(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], variable: str | None, selector: str
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("PODLINK_POD_SELECTOR", variable)
+    assert cli.run.make_context("run", arguments).params["pod_selector"] == selector
+
+
 @pytest.mark.parametrize("command", ["podlink", "kubectl-podlink"])
 def test_the_command_is_installed_by_both_names(command: str) -> None:
     program = shutil.which(command, path=Path(sys.executable).parent)

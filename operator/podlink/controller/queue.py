@@ -29,6 +29,9 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._waiting)
 
+    def __contains__(self, key: Key) -> bool:
+        return key in self._waiting or key in self._handled
+
     def update(self, keys: Iterable[Key]) -> None:
         """Ask for keys to be handled soon."""
         for key in keys:

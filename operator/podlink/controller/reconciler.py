@@ -77,6 +77,10 @@ class Reconciler:
         self._queue.update(keys)
         self._metrics.queue.set(len(self._queue))
 
+    def is_busy_with(self, key: ObjectKey) -> bool:
+        """Whether a PodLink is looked at, or is about to be, anyway."""
+        return key in self._queue
+
     async def run(self) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as tasks:

@@ -286,7 +286,8 @@ class Sweeper:
                     continue
                 decision = decide(self._reconciler.facts(link, record))
                 if decision.action is not None or decision.finalize or decision.status != link.status:
-                    if link.status.observed_generation is not None:
+                    # What is being worked on anyway is no repair.
+                    if not (link.edited or link.deleting or self._reconciler.is_busy_with(link.key)):
                         self._metrics.repairs.labels("podlink").inc()
                     self._reconciler.look_at([link.key])
             await asyncio.sleep(0)  # thousands of decisions must not hold up the probes
