@@ -1,4 +1,4 @@
-"""The pages of docs/ as their source has them: blocks of code, commands, documents."""
+"""README.md and the pages of docs/ as their source has them: blocks of code, commands, documents."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import yaml
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 PAGES = {str(path.relative_to(DOCS)): path.read_text() for path in DOCS.rglob("*.md")}
+PAGES["README.md"] = (ROOT / "README.md").read_text()
 MEASURED = {"benchmarks.md", "failover.md", "limitations.md"}
 
 
