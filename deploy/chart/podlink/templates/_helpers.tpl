@@ -1,0 +1,97 @@
+{{- define "podlink.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
+{{- end }}
+
+{{- define "podlink.fullname" -}}
+{{- $name := include "podlink.name" . }}
+{{- if .Values.fullnameOverride }}
+{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- else if contains $name .Release.Name }}
+{{- .Release.Name | trunc 63 | trimSuffix "-" }}
+{{- else }}
+{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
+{{- end }}
+{{- end }}
+
+{{- define "podlink.selectorLabels" -}}
+app.kubernetes.io/name: {{ include "podlink.name" . }}
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end }}
+
+{{- define "podlink.labels" -}}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version | replace "+" "_" }}
+{{ include "podlink.selectorLabels" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end }}
+
+{{- define "podlink.serviceAccountName" -}}
+{{- if .Values.serviceAccount.create }}
+{{- default (include "podlink.fullname" .) .Values.serviceAccount.name }}
+{{- else }}
+{{- default "default" .Values.serviceAccount.name }}
+{{- end }}
+{{- end }}
+
+{{- define "podlink.image" -}}
+{{- with .Values.image }}
+{{- if .digest }}
+{{- printf "%s@%s" .repository .digest }}
+{{- else }}
+{{- printf "%s:%s" .repository (default $.Chart.AppVersion .tag) }}
+{{- end }}
+{{- end }}
+{{- end }}
+
+{{- /* The documents of a plain manifest under files/, with the release's labels and the annotations given. */}}
+{{- define "podlink.manifest" -}}
+{{- $labels := include "podlink.labels" .root | fromYaml }}
+{{- range $document := .root.Files.Get .file | splitList "\n---\n" }}
+{{- $object := fromYaml $document }}
+{{- $_ := set $object.metadata "labels" $labels }}
+{{- with $.annotations }}
+{{- $_ := set $object.metadata "annotations" . }}
+{{- end }}
+---
+{{ toYaml $object }}
+{{ end }}
+{{- end }}
+
+{{- /* The Secrets that the operator's pod mounts, each once, as a JSON list. */}}
+{{- define "podlink.secrets" -}}
+{{- with .Values.redis }}
+{{- list .urlSecret.name .passwordSecret.name .tls.secretName | compact | uniq | toJson }}
+{{- end }}
+{{- end }}
+
+{{- /* What the schema cannot say in a sentence. */}}
+{{- define "podlink.check" -}}
+{{- $redis := .Values.redis }}
+{{- $ways := list }}
+{{- if $redis.embedded }}{{ $ways = append $ways "redis.embedded" }}{{ end }}
+{{- if $redis.url }}{{ $ways = append $ways "redis.url" }}{{ end }}
+{{- if $redis.urlSecret.name }}{{ $ways = append $ways "redis.urlSecret.name" }}{{ end }}
+{{- if not $ways }}
+{{- fail "set one of redis.urlSecret.name (a Secret with the URL of your Redis), redis.url (a URL without a password) and redis.embedded (true: a Valkey in the operator's pod, to try PodLink)" }}
+{{- end }}
+{{- if gt (len $ways) 1 }}
+{{- fail (printf "%s are set: keep one of them, for the operator has one Redis" (join " and " $ways)) }}
+{{- end }}
+{{- if or (regexMatch "://.*:.*@" $redis.url) (regexMatch "[?&](sentinel_)?password=" $redis.url) }}
+{{- fail "redis.url holds a password, which whoever may read the Deployment would see: put the URL into a Secret and name it in redis.urlSecret.name, or the password alone in redis.passwordSecret.name" }}
+{{- end }}
+{{- if $redis.embedded }}
+{{- if gt (int .Values.replicas) 1 }}
+{{- fail "replicas must be 1 with redis.embedded, for each pod would have a Valkey of its own: set replicas to 1, or name a Redis in redis.urlSecret.name or redis.url" }}
+{{- end }}
+{{- if or $redis.username $redis.passwordSecret.name $redis.tls.secretName }}
+{{- fail "redis.username, redis.passwordSecret.name and redis.tls.secretName are for a Redis of yours: leave them out with redis.embedded" }}
+{{- end }}
+{{- end }}
+{{- if ne (empty $redis.tls.certKey) (empty $redis.tls.keyKey) }}
+{{- fail "redis.tls.certKey and redis.tls.keyKey belong together: set both (a client certificate and its key), or none" }}
+{{- end }}
+{{- if and .Values.tracing.enabled (not .Values.tracing.endpoint) }}
+{{- fail "tracing.endpoint is empty: with tracing.enabled it must name the collector, for example http://otel-collector.tracing:4318" }}
+{{- end }}
+{{- end }}

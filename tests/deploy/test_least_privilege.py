@@ -1,0 +1,191 @@
+"""The operator under the chart's own service account: everything works, and nothing that it was granted is unused.
+
+What it used is what the API server's audit log says that it asked for, of all that can happen to it here.
+"""
+
+from __future__ import annotations
+
+import json
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pytest
+
+from cluster.harness import Kube, Wire, disagreement, eventually
+from cluster.operators import start_operator
+from sandbox.cluster import CHART
+from sandbox.helm import RELEASE
+from sandbox.processes import until
+from sandbox.redis_servers import RedisServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from sandbox.control_plane import ControlPlane
+    from sandbox.helm import Helm
+
+# Of every authenticated user, whoever it is.
+DEFAULTS = ("system:basic-user", "system:discovery", "system:public-info-viewer")
+
+
+class Right(NamedTuple):
+    """One verb on one resource."""
+
+    namespace: str
+    """Empty: in all of them."""
+    resource: str
+    verb: str
+
+
+class Installed:
+    """A release of the chart, and its operator as a process of this machine."""
+
+    def __init__(self, helm: Helm, cluster: ControlPlane, namespace: str) -> None:
+        self.cluster = cluster
+        self.namespace = namespace
+        self.account = f"system:serviceaccount:{namespace}:{RELEASE}"
+        self._helm = helm
+
+    def install(self, *flags: str) -> None:
+        where = ("--namespace", self.namespace)
+        # The cluster of the tests has type and policy, which other tests need.
+        shared = ("--set", "crds.install=false,finalizerPolicy=disabled,redis.url=redis://redis:6379")
+        self._helm.run("install", RELEASE, CHART, *where, *shared, *flags, cluster=self.cluster)
+
+    def uninstall(self) -> None:
+        where = ("--namespace", self.namespace)
+        self._helm.run("uninstall", RELEASE, *where, "--ignore-not-found", "--wait", cluster=self.cluster)
+
+    def environment(self, directory: Path, redis_url: str) -> dict[str, str]:
+        """What the container of the Deployment has, but for the place of its Redis and of its token."""
+        deployment = self.cluster.kubectl_json("get", "deployment", RELEASE, "-n", self.namespace)
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        variables = {each["name"]: each.get("value", self.namespace) for each in container["env"]}
+        content = json.loads(
+            self.cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json").stdout
+        )
+        token = self.cluster.kubectl("create", "token", RELEASE, "-n", self.namespace).stdout.strip()
+        content["users"][0]["user"] = {"token": token}
+        kubeconfig = directory / "kubeconfig"
+        kubeconfig.write_text(json.dumps(content))
+        return variables | {"PODLINK_REDIS_URL": redis_url, "KUBECONFIG": str(kubeconfig)}
+
+    def granted(self) -> set[Right]:
+        """What the roles say that are bound to the account."""
+        rights = set()
+        for kind in ("clusterrolebindings", "rolebindings"):
+            for binding in self.cluster.kubectl_json("get", kind, "-A")["items"]:
+                account = {"kind": "ServiceAccount", "name": RELEASE, "namespace": self.namespace}
+                if account in binding.get("subjects", ()):
+                    namespace = binding["metadata"].get("namespace", "")
+                    where = ("-n", namespace) if namespace else ()
+                    role = self.cluster.kubectl_json(
+                        "get", binding["roleRef"]["kind"], binding["roleRef"]["name"], *where
+                    )
+                    rights |= {right for rule in role["rules"] for right in expand(namespace, rule)}
+        return rights
+
+    def asked(self) -> list[dict[str, Any]]:
+        """What the account asked of the API server."""
+        lines = self.cluster.audit_log.read_text().splitlines()
+        return [entry for line in lines if (entry := json.loads(line))["user"]["username"] == self.account]
+
+    def used(self) -> set[Right]:
+        """What it was allowed by roles that were bound to it."""
+        rights = set()
+        for entry in self.asked():
+            reason = entry["annotations"]["authorization.k8s.io/reason"]
+            if not any(f'ClusterRole "{name}"' in reason for name in DEFAULTS):
+                reference = entry["objectRef"]
+                everywhere = "ClusterRoleBinding" in reason
+                namespace = "" if everywhere else reference["namespace"]
+                group, sub = reference.get("apiGroup", ""), reference.get("subresource", "")
+                rights.add(Right(namespace, resource(group, reference["resource"], sub), entry["verb"]))
+        return rights
+
+
+def resource(group: str, plural: str, sub: str = "") -> str:
+    return f"{plural}{f'.{group}' if group else ''}{f'/{sub}' if sub else ''}"
+
+
+def expand(namespace: str, rule: dict[str, Any]) -> Iterator[Right]:
+    for group in rule["apiGroups"]:
+        for plural in rule["resources"]:
+            for verb in rule["verbs"]:
+                yield Right(namespace, resource(group, *plural.split("/")), verb)
+
+
+@pytest.fixture
+def redis_server() -> Iterator[RedisServer]:
+    with RedisServer() as server:
+        yield server
+
+
+@pytest.fixture
+def installed(helm: Helm, control_plane: ControlPlane, restricted: str) -> Iterator[Installed]:
+    release = Installed(helm, control_plane, restricted)
+    yield release
+    release.uninstall()
+
+
+@pytest.fixture
+def games(control_plane: ControlPlane) -> Iterator[list[str]]:
+    """Two namespaces that are served."""
+    names = [control_plane.create_namespace() for _ in range(2)]
+    yield names
+    for name in names:
+        control_plane.delete_namespace(name)
+
+
+def play(kube: Kube, wire: Wire) -> None:
+    """All that the operator does for a namespace."""
+    kube.stateful_set("lobby", 3)
+    kube.link("explicit", podId=2)
+    kube.link("picked", onPodLoss="Relink")
+    kube.link("adopted", policy="IfAbsent", podId=1)
+    kube.link("waiting", service="nowhere")
+    for name, pod in (("explicit", 2), ("adopted", 1)):
+        eventually(lambda name=name: kube.report(name), ("Linked", "Linked", pod))
+    eventually(lambda: kube.report("picked")[0], "Linked")
+    eventually(lambda: kube.report("waiting")[:2], ("Pending", "WaitingForService"))
+    kube.scale("lobby", 2)
+    kube.edit("explicit", podId=0)
+    eventually(lambda: kube.report("explicit"), ("Linked", "Linked", 0))
+    kube.unlink("adopted")
+    eventually(wire.states, {"0": "Ready", "1": "Ready"})
+    eventually(lambda: disagreement(kube, wire), {})
+    eventually(lambda: ("Normal", "Linked") in kube.events("explicit"), expected=True)
+
+
+@pytest.mark.parametrize("scope", ["all namespaces", "listed namespaces"])
+def test_everything_works_and_nothing_granted_is_unused(
+    installed: Installed, games: list[str], redis_server: RedisServer, scope: str, tmp_path: Path
+) -> None:
+    listed = scope == "listed namespaces"
+    installed.install(*(("--set", f"watch.namespaces={{{','.join(games)}}}") if listed else ()))
+    environment = installed.environment(tmp_path, redis_server.url)
+    with ExitStack() as stack:
+        operator = stack.enter_context(start_operator(installed.cluster, **environment))
+        operator.await_start()
+        operator.await_ready()
+        client = stack.enter_context(redis_server.client())
+        for name in games:
+            kube = stack.enter_context(Kube(installed.cluster, name))
+            play(kube, Wire(client, name))
+            kube.clear()
+            eventually(lambda kube=kube: kube.list("podlinks"), [])
+        renewed = Right(installed.namespace, "leases.coordination.k8s.io", "update")
+        until(lambda: renewed in installed.used(), 20, "the lease to be renewed")
+        assert operator.process.stop(grace_seconds=20) == 0
+        assert not operator.faults()
+
+    refused = [
+        entry["requestURI"]
+        for entry in installed.asked()
+        if entry["annotations"]["authorization.k8s.io/decision"] != "allow"
+    ]
+    assert refused == []
+    assert installed.used() == installed.granted()
+    secrets = [entry["requestURI"] for entry in installed.asked() if "secrets" in entry["requestURI"]]
+    assert secrets == []

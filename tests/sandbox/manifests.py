@@ -1,0 +1,86 @@
+"""The plain manifests beside the chart, made from it: `python -m sandbox.manifests` writes them anew.
+
+deploy/install.yaml is everything in one file. deploy/kustomize/base is the same, a file for each template of the chart.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+import tempfile
+from pathlib import Path
+
+from sandbox.binaries import BinariesError
+from sandbox.cluster import CHART, FINALIZER_POLICY, REPOSITORY
+from sandbox.helm import NAMESPACE, Helm, HelmError
+
+DEPLOY = REPOSITORY / "deploy"
+VALUES = CHART / "ci" / "install-values.yaml"
+
+_NAMESPACE = f"""\
+apiVersion: v1
+kind: Namespace
+metadata:
+  name: {NAMESPACE}
+  labels:
+    pod-security.kubernetes.io/enforce: restricted
+"""
+_HEADER = """\
+# Generated from deploy/chart/podlink (make manifests): change it there.
+"""
+_INSTALL = f"""\
+{_HEADER}#
+# PodLink for all namespaces, in {NAMESPACE}. It waits for a Secret with the URL of your Redis:
+#
+#   kubectl create secret generic podlink-redis -n {NAMESPACE} --from-literal=url=redis://:PASSWORD@HOST:6379/0
+#
+# Delete the PodLinks before you delete this: it takes the operator, which releases them, along with the type.
+"""
+
+
+def generate(helm: Helm) -> dict[Path, str]:
+    """Return the manifests: path below deploy/ -> text."""
+    templates = _render(helm)
+    base = Path("kustomize", "base")
+    policy = Path("kustomize", "components", "finalizer-policy", FINALIZER_POLICY.name)
+    files = {base / name: _HEADER + _documents(texts) for name, texts in templates.items()}
+    everything = [text for texts in templates.values() for text in texts]
+    return files | {
+        Path("install.yaml"): _INSTALL + _documents(everything),
+        policy: _HEADER + FINALIZER_POLICY.read_text(),
+    }
+
+
+def _render(helm: Helm) -> dict[str, list[str]]:
+    """Name of the template -> its objects, in the order in which they are to be applied."""
+    templates = {"namespace.yaml": [_NAMESPACE]}
+    rendered = helm.render("--values", VALUES)
+    for document in re.split(r"^---\n", rendered, flags=re.MULTILINE):
+        source = re.match(r"# Source: podlink/templates/(\S+)\n", document)
+        if source is not None:
+            # Helm does not manage what kubectl applies.
+            ours = re.sub(r"^ +(helm\.sh/chart|app\.kubernetes\.io/managed-by): .*\n", "", document, flags=re.MULTILINE)
+            templates.setdefault(source[1], []).append(ours[source.end() :].strip() + "\n")
+    return templates
+
+
+def _documents(texts: list[str]) -> str:
+    return "---\n" + "---\n".join(texts)
+
+
+def main() -> None:
+    """Write them into deploy/."""
+    try:
+        with tempfile.TemporaryDirectory(prefix="podlink-helm-") as directory:
+            files = generate(Helm(Path(directory)))
+    except (BinariesError, HelmError) as error:
+        sys.exit(f"error: {error}")
+    for path, text in files.items():
+        target = DEPLOY / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(text)
+        print(target.relative_to(REPOSITORY))  # noqa: T201 - what was done
+
+
+if __name__ == "__main__":
+    main()
