@@ -55,7 +55,7 @@ $(STAMP): requirements-dev.lock pyproject.toml
 	$(BIN)/pip --disable-pip-version-check check
 	touch $@
 
-clean: ## remove the virtual environment, caches and what `make run` left (not the control plane: ~/.cache/podlink)
+clean: ## remove the virtual environment, caches and what `make run` left (not what tests built: ~/.cache/podlink)
 	rm -rf $(VENV) build .sandbox .pytest-kind .coverage .coverage.* .hypothesis
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -87,12 +87,18 @@ class RedisAccess:
 
     async def changed(self) -> str:
         """Wait until URL, user or password are others than those that were read; return which file says so."""
+        told = ""
         while True:
             await asyncio.sleep(POLL_SECONDS)
             try:
                 now = self.read()
-            except InvalidArgument:
-                continue  # on its way out, or half written: what was read still counts
+            except InvalidArgument as error:
+                # On its way out, or half written: what was read still counts.
+                if str(error) != told:
+                    logger.warning("%s; the Redis of before is used", error)
+                told = str(error)
+                continue
+            told = ""
             if now != self._read:
                 files = [f"{flag} {file}" for flag, file in self._files() if flag in _FOLLOWED]
                 return " or ".join(files)

@@ -83,8 +83,10 @@ def test_a_url_that_changes_ends_the_operator_in_order(
     with start_operator(cluster, "--redis-url-file", str(file), "--namespace", namespace) as operator:
         operator.await_start()
         operator.await_ready()
-        # Half of a change is none: a kubelet replaces a Secret's files one by one.
-        file.write_text("")
+        file.write_text("http://nowhere")
+        told = "--redis-url-file: url has the scheme 'http', which is not one of Redis"
+        until(lambda: told in operator.process.log_path.read_text(), 20, "the log to say what is wrong with it")
+        assert operator.readyz() == (200, "ok\n"), "the Redis of before is used"
         file.write_text(plain(guarded))
         assert operator.process.wait(30) == 0
         messages = [entry["message"] for entry in operator.log()]

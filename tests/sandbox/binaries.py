@@ -114,7 +114,7 @@ def ensure(tools: Tools = CONTROL_PLANE) -> Path:
     """
     if (assets := _users_own(tools)) is not None:
         return assets
-    directory = _cache() / tools.name / _cache_key(tools)
+    directory = cache_directory() / tools.name / _cache_key(tools)
     if not _missing(tools, directory):
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -134,7 +134,7 @@ def prometheus_operator_crds() -> Path:
         BinariesError: they could not be fetched.
     """
     module = "github.com/prometheus-operator/prometheus-operator"
-    log_path = _cache() / "prometheus-operator.log"
+    log_path = cache_directory() / "prometheus-operator.log"
     log_path.unlink(missing_ok=True)
     go = _find_go(PROMETHEUS_OPERATOR, cache_gigabytes=1)
     go.run(["mod", "download", "-json", module], log_path, "getting the Prometheus operator's CRDs")
@@ -153,7 +153,7 @@ def _users_own(tools: Tools) -> Path | None:
     return directory
 
 
-def _cache() -> Path:
+def cache_directory() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "podlink"
 
 
@@ -308,7 +308,7 @@ def _go_version(text: str) -> tuple[int, int, int] | None:
 
 def _go_of_the_wheel() -> Path:
     digest = hashlib.sha256(GO_REQUIREMENTS.read_bytes()).hexdigest()[:16]
-    directory = _cache() / "go" / digest
+    directory = cache_directory() / "go" / digest
     go = directory / "go" / "bin" / "go"
     if go.exists():
         return go

@@ -103,6 +103,8 @@ class WatchRunner:
                 clusterwide=not self._namespaces,
                 namespaces=self._namespaces,
                 stop_flag=stop,
+                # Else Kopf asks for the user's name, which a container's user need not have. Nobody is told it.
+                identity="podlink",  # type: ignore[arg-type] # Kopf exports no type for it
             )
         finally:
             # A thread of Kopf's loop waits for the flag, and the loop does not close before its threads have ended.
