@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench check manifests lock venv clean
+.PHONY: help run test bench check docs manifests lock venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ check: $(STAMP) ## style, types, layers, the syntax of the Lua scripts, the Dock
 	PYTHONPATH=tests $(BIN)/python -m sandbox.lua_syntax
 	$(BIN)/hadolint Dockerfile
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+docs: $(STAMP) ## the documentation at http://127.0.0.1:8000, until Ctrl-C
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 manifests: $(STAMP) ## write deploy/install.yaml and deploy/kustomize anew from the chart
 	PYTHONPATH=tests $(BIN)/python -m sandbox.manifests

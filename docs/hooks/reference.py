@@ -150,6 +150,22 @@ def readme_table(readme: str, head: str) -> str:
     return found[0]
 
 
+def acl(readme: str) -> str:
+    """The commands that make a user for gateways and one for the operator, by what the README says of their rights."""
+    listed = re.search(r"^```acl\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    further = re.search(r"for the operator\s+`([^`]+)`", readme)
+    if listed is None or further is None:
+        raise PluginError("README.md does not list the rights of an ACL user: a block `acl`, and `…` for the operator")
+    rights = " ".join(listed[1].split())
+    return "\n\n".join(
+        f"For {who}:\n\n```text\nACL SETUSER {name} on >PASSWORD {given}\n```"
+        for who, name, given in (
+            ("gateways", "gateway", rights),
+            ("the operator", "podlink", f"{rights} {further[1]}"),
+        )
+    )
+
+
 def scripts(texts: Mapping[str, str]) -> str:
     """A section for each Lua script: the header of its file."""
     return "\n\n".join(f"### {name}\n\n```text\n{_header(name, text)}\n```" for name, text in texts.items())
@@ -182,7 +198,7 @@ def commands(group: click.Group) -> str:
 
 def _option(option: click.Option, context: click.Context) -> Sequence[str]:
     extra = option.get_help_extra(context)
-    flags = "/".join([option.opts[0], *option.secondary_opts])
+    flags = "/".join([*option.opts, *option.secondary_opts])
     default = str(extra.get("default", ""))
     return (
         code(f"{flags} {_value(option, context)}".strip()),
@@ -294,6 +310,7 @@ def _of(write: Callable[..., str], *paths: str) -> Callable[..., str]:
 
 
 _GENERATED: Final[Mapping[str, Callable[..., str]]] = {
+    "acl": _of(acl, "README.md"),
     "alert": _of(alert, f"{_CHART}/files/alerts.yaml"),
     "alerts": _of(alerts, f"{_CHART}/files/alerts.yaml"),
     "commands": lambda: commands(cli),

@@ -5,6 +5,7 @@ import logging
 import os
 import signal
 import socket
+import threading
 from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from http import HTTPStatus
@@ -21,18 +22,22 @@ from podlink.cluster.client import ApiError, Cluster
 from podlink.cluster.lease import Election
 from podlink.cluster.preflight import Preflight
 from podlink.controller.monitor import RedisMonitor
-from podlink.controller.traced import TracedExecutor
-from podlink.controllers import Controllers
 from podlink.domain.errors import PodLinkError
 from podlink.http import Endpoints
 from podlink.metrics import Metrics
 from podlink.redis_settings import RedisAccess, RedisSettings
 from podlink.store.embedded import EmbeddedRedis
 from podlink.store.executor import StatefulExecutor
+from podlink.store.traced import TracedExecutor
+from podlink.term import Term
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
+
+_SELECTOR_SECONDS = 10.0
+_END_SECONDS = 18.0
+"""From SIGTERM on. A kubelet kills after 30 s, if it was told nothing else."""
 
 
 class SettingError(PodLinkError):
@@ -70,15 +75,15 @@ class Operator:
         self._monitor: RedisMonitor | None = None
         self._preflight: Preflight | None = None
         self._election: Election | None = None
-        self._controllers: Controllers | None = None
+        self._term: Term | None = None
         self._script_reloads = 0
 
     def problems(self) -> list[str]:
         """Return why the operator is not ready; empty when it is."""
         parts = (self._access, self._monitor, self._preflight, self._election)
         reasons = [part.problem for part in parts if part is not None and part.problem is not None]
-        if self._controllers is not None:
-            reasons += self._controllers.problems()
+        if self._term is not None:
+            reasons += self._term.problems()
         elif not reasons and (self._election is None or not self._election.holder):
             reasons.append("starting")
         return reasons
@@ -91,8 +96,8 @@ class Operator:
             self._metrics.redis_circuits_open.set(health.circuits_open)
             self._metrics.script_reloads.inc(health.script_reloads - self._script_reloads)
             self._script_reloads = health.script_reloads
-        if self._controllers is not None:
-            self._controllers.refresh_gauges()
+        if self._term is not None:
+            self._term.refresh_gauges()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Run until told to stop.
@@ -101,7 +106,6 @@ class Operator:
             PodLinkError: it cannot start with these settings; the text says which and what to do.
         """
         async with AsyncExitStack() as stack:
-            await self._check_selector()
             connected = await _unless(stop, self._connect(stack))
             if connected is None:
                 return
@@ -129,6 +133,7 @@ class Operator:
     async def _connect(self, stack: AsyncExitStack) -> tuple[StatefulExecutor, str]:
         """Make the executor when all is there that it takes; return how messages call its Redis, too."""
         config = self._config
+        await self._check_selector()
         options: dict[str, Any] = {}
         if config.redis.embedded:
             url = await _start_embedded(config.data_directory, stack)
@@ -144,7 +149,7 @@ class Operator:
 
     async def _work(self, executor: StatefulExecutor, monitor: RedisMonitor, stop: asyncio.Event) -> None:
         config, metrics = self._config, self._metrics
-        self._controllers = Controllers(
+        self._term = Term(
             namespaces=config.namespaces,
             pod_selector=config.pod_selector,
             resync_seconds=config.resync_seconds,
@@ -156,9 +161,9 @@ class Operator:
         )
         metrics.leader.set(1)
         try:
-            await self._controllers.run(stop)
+            await self._term.run(stop)
         finally:
-            self._controllers = None
+            self._term = None
             # What they say is the next leader's to tell.
             metrics.leader.set(0)
             metrics.podlinks.clear()
@@ -167,14 +172,17 @@ class Operator:
 
     async def _follow_settings(self, stop: asyncio.Event) -> None:
         """End when Redis is another one, or its password is; whoever runs the operator starts it anew."""
-        if not self._config.redis.embedded:
+        if self._config.redis.may_change:
             logger.warning("%s changed: the operator ends, to be started anew with it", await self._access.changed())
-            stop.set()
+            _end(stop)
 
     async def _check_selector(self) -> None:
         namespaces, selector = self._config.namespaces, self._config.pod_selector
         try:
-            await self._cluster.check_selector(namespaces[0] if namespaces else None, selector)
+            async with asyncio.timeout(_SELECTOR_SECONDS):
+                await self._cluster.check_selector(namespaces[0] if namespaces else None, selector)
+        except TimeoutError:
+            logger.warning("the API server did not answer within %g s; the first sweep tries again", _SELECTOR_SECONDS)
         except ApiError as error:
             if error.status == HTTPStatus.BAD_REQUEST:
                 raise SettingError(f"--pod-selector {selector!r}: {error}") from error
@@ -182,8 +190,8 @@ class Operator:
             logger.warning("%s", error)
 
     def _doubt(self, cause: str) -> None:
-        if self._controllers is not None:
-            self._controllers.request_sweep(cause)
+        if self._term is not None:
+            self._term.request_sweep(cause)
 
     def _count_call(self, name: str, seconds: float, outcome: str) -> None:
         self._metrics.redis_calls.labels(name, outcome).observe(seconds)
@@ -198,7 +206,7 @@ async def run(config: Config) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, _end, stop)
     metrics = Metrics()
     metrics.resync_period.set(config.resync_seconds)
     async with AsyncExitStack() as stack:
@@ -217,6 +225,21 @@ async def run(config: Config) -> None:
         logger.info("operator started", extra={"version": __version__, "namespaces": watched, "http_port": port})
         await operator.run(stop)
     logger.info("operator stopped")
+
+
+def _end(stop: asyncio.Event) -> None:
+    """End in order; and if that takes too long, end."""
+    if not stop.is_set():
+        stop.set()
+        # A look-up of a name that hangs, in one of asyncio's threads, would keep the process for as long as it likes.
+        last = threading.Timer(_END_SECONDS, _end_at_once)
+        last.daemon = True
+        last.start()
+
+
+def _end_at_once() -> None:
+    logger.error("not ended in order within %g s: ended all the same; the next start makes up for it", _END_SECONDS)
+    os._exit(1)
 
 
 async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:

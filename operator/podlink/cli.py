@@ -69,7 +69,7 @@ def _namespace(_: click.Context, __: click.Parameter, value: str | None) -> str 
 def _selector(context: click.Context, option: click.Parameter, value: str) -> str:
     defaulted = context.get_parameter_source(str(option.name)) is ParameterSource.DEFAULT
     # Click takes an empty variable for none, and here it says something.
-    return "" if defaulted and os.environ.get("PODLINK_POD_SELECTOR") == "" else value
+    return "" if defaulted and os.environ.get(str(option.envvar)) == "" else value
 
 
 def _lease_name(_: click.Context, __: click.Parameter, value: str) -> str:
@@ -108,6 +108,7 @@ redis_option = click.option(
 )
 namespace_option = click.option(
     "--namespace",
+    "-n",
     "namespaces",
     multiple=True,
     metavar="NS",
@@ -234,6 +235,15 @@ def cli() -> None:
     show_default=True,
     show_envvar=True,
 )
+@click.option(
+    "--log-level",
+    envvar="PODLINK_LOG_LEVEL",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    show_envvar=True,
+    help="Of PodLink's own messages; debug tells of every call to Redis.",
+)
 def run(
     redis_url: str | None,
     namespaces: tuple[str, ...],
@@ -247,6 +257,7 @@ def run(
     lease_namespace: str | None,
     tracing: bool,
     log_format: Any,
+    log_level: str,
     **redis: Any,
 ) -> None:
     """Run the operator, in a pod or from a kubeconfig, until SIGTERM or Ctrl-C.
@@ -254,7 +265,7 @@ def run(
     Files that hold parts of the Redis settings may be those of a mounted Secret: one that is missing is awaited, and
     when URL or password change, the operator ends, to be started anew.
     """
-    logs.configure(log_format)
+    logs.configure(log_format, log_level)
     config = app.Config(
         redis=_redis_settings(redis_url, redis),
         data_directory=data_dir,
@@ -287,10 +298,14 @@ def _redis_settings(url: str | None, others: Mapping[str, Any]) -> RedisSettings
 @redis_options
 @namespace_option
 def show_status(redis_url: str | None, namespaces: tuple[str, ...], **redis: Any) -> None:
-    """Show services, pods and PodLinks as Redis and the cluster have them."""
+    """Show services, pods and PodLinks as Redis and the cluster have them.
+
+    Into a pipe, a line for each: of a service its workload's state, and of each pod id its state and, in brackets, the
+    number of its links, such as 0=Ready(2).
+    """
     settings = _redis_settings(redis_url, redis)
     if settings.embedded:
-        _given(None, "the Redis that the operator writes to")
+        raise click.UsageError("give --redis-url or --redis-url-file: the Redis that the operator writes to")
     asyncio.run(status.show(RedisAccess(settings).read(), namespaces))
 
 

@@ -86,12 +86,18 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
-def configure(log_format: Literal["text", "json"]) -> None:
-    """Send all logs of the process to standard error."""
+def configure(log_format: Literal["text", "json"], level: str = "info") -> None:
+    """Send all logs of the process to standard error.
+
+    Args:
+        log_format: for people, or for machines.
+        level: of our own loggers; what libraries say below `info` is never of use here.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     handler.addFilter(BriefLibraryErrors())
     handler.addFilter(SpanFields())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
-    for name, level in _NOISY.items():
-        logging.getLogger(name).setLevel(level)
+    logging.getLogger("podlink").setLevel(level.upper())
+    for name, least in _NOISY.items():
+        logging.getLogger(name).setLevel(least)

@@ -104,6 +104,7 @@ class Metrics:
             (self.events, kinds),
             (self.unidentified, kinds),
             (self.reconciles, ("ok", "stale", "redis_unavailable", "error", "fault")),
+            (self.sweeps, ("start", "resync", "relist", "watch_restart", "overlap", "redis_return", "data_loss")),
             (self.repairs, ("pod_state", "workload_state", "podlink", "unreadable")),
             (self.recount_repairs, ("load", "temporary_link")),
         ):

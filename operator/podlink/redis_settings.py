@@ -40,6 +40,11 @@ class RedisSettings(msgspec.Struct, frozen=True, kw_only=True):
         return self.url is None and self.url_file is None
 
     @property
+    def may_change(self) -> bool:
+        """Whether files hold what a connection is made by only once."""
+        return self.url_file is not None or self.password_file is not None
+
+    @property
     def flag(self) -> str:
         """What names Redis, for messages."""
         return "--redis-url" if self.url else "--redis-url-file" if self.url_file else "embedded Valkey"
@@ -91,7 +96,9 @@ class RedisAccess:
         while True:
             await asyncio.sleep(POLL_SECONDS)
             try:
-                now = self.read()
+                now = self._named()
+                if now != self._read:
+                    self._check(now)
             except InvalidArgument as error:
                 # On its way out, or half written: what was read still counts.
                 if str(error) != told:
@@ -109,28 +116,43 @@ class RedisAccess:
         Raises:
             InvalidArgument: something is missing, or cannot be used.
         """
+        named = self._named()
+        self._check(named)
+        return named
+
+    def _named(self) -> Target:
+        """What stands in the settings and their files, whether it makes sense or not."""
         settings = self._settings
         for flag, file in self._files():
-            if not file.is_file():
+            if not _is_there(flag, file):
                 raise InvalidArgument(f"{flag} {file} is not there: {_remedy(file)}")
         url = settings.url or (_content("--redis-url-file", settings.url_file) if settings.url_file else "")
         options: dict[str, Any] = {"username": settings.username} if settings.username else {}
         if settings.password_file:
             options["password"] = _content("--redis-password-file", settings.password_file)
         tls = {"ssl_ca_certs": settings.ca_file, "ssl_certfile": settings.cert_file, "ssl_keyfile": settings.key_file}
-        options |= {name: str(file) for name, file in tls.items() if file}
+        return Target(url, options | {name: str(file) for name, file in tls.items() if file})
+
+    def _check(self, target: Target) -> None:
         try:
             # Nothing is connected here: the executor knows which URLs it takes.
-            StatefulExecutor.from_url(url, **options)
+            StatefulExecutor.from_url(target.url, **target.options)
         except InvalidArgument as error:
-            raise InvalidArgument(f"{settings.flag}: {error}") from error
-        return Target(url, options)
+            raise InvalidArgument(f"{self._settings.flag}: {error}") from error
 
     def _files(self) -> Iterator[tuple[str, Path]]:
         for name in ("url_file", "password_file", "ca_file", "cert_file", "key_file"):
             file: Path | None = getattr(self._settings, name)
             if file:
                 yield f"--redis-{name.replace('_', '-')}", file
+
+
+def _is_there(flag: str, file: Path) -> bool:
+    try:
+        return file.is_file()
+    except OSError as error:
+        # Of a directory that we may not enter.
+        raise InvalidArgument(f"{flag} {file} cannot be read: {error.strerror}") from None
 
 
 def _content(flag: str, file: Path) -> str:
@@ -147,4 +169,7 @@ def _content(flag: str, file: Path) -> str:
 
 
 def _remedy(file: Path) -> str:
-    return f"in a pod, create the Secret {file.parent.name!r} with the key {file.name!r}; elsewhere, write the file"
+    # As the chart mounts them.
+    if file.parent.parent.name == "secrets":
+        return f"create the Secret {file.parent.name!r} with the key {file.name!r}"
+    return "write it, or name another file"

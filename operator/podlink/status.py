@@ -61,7 +61,7 @@ async def show(target: Target, namespaces: Sequence[str]) -> None:
     if sys.stdout.isatty():
         Console().print(draw(snapshot))
     else:
-        for line in lines(snapshot):
+        for line in lines(snapshot) or ["no services and no PodLinks"]:
             click.echo(line)
 
 

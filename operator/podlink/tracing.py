@@ -7,6 +7,7 @@ log lines that are written inside it, among them a trace id that all work on beh
 
 import os
 import secrets
+import threading
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -18,6 +19,9 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
 
 NAME: Final = "podlink"
+
+CLOSE_SECONDS: Final = 3.0
+"""For the last spans, at the end."""
 
 
 class TracingUnavailable(PodLinkError):  # noqa: N818 - named for what it tells the user
@@ -45,10 +49,10 @@ def enable(version: str) -> Callable[[], None]:
     """Export spans over OTLP/HTTP from now on; where to, the standard `OTEL_...` variables say.
 
     Returns:
-        What to call at the end: it sends what has gathered.
+        What to call at the end: it sends what has gathered, as far as that takes `CLOSE_SECONDS`.
 
     Raises:
-        TracingUnavailable: the packages are not installed.
+        TracingUnavailable: the packages are not installed, or the variables cannot be used.
     """
     try:
         # Optional, and costly to import.
@@ -62,10 +66,20 @@ def enable(version: str) -> Callable[[], None]:
             f"--tracing needs OpenTelemetry ({error.name} is missing): pip install 'podlink[tracing]'"
         ) from error
     named = {SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME") or NAME, SERVICE_VERSION: version}
-    provider = TracerProvider(resource=Resource.create(named))
-    provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    try:
+        provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+    except ValueError as error:
+        raise TracingUnavailable(f"--tracing cannot be set up by the OTEL_... variables: {error}") from error
     use(trace.get_tracer(NAME, version, tracer_provider=provider))
-    return provider.shutdown
+
+    def close() -> None:
+        # The exporter has no limit of its own for a collector that is away; a thread that nobody waits for is one.
+        closing = threading.Thread(target=provider.shutdown, daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
+
+    return close
 
 
 def use(tracer: "Tracer | None") -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import socket
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -10,6 +14,8 @@ from cluster.operators import start_operator
 from sandbox.processes import until
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sandbox.cluster import Cluster
     from sandbox.redis_servers import RedisServer
 
@@ -67,3 +73,52 @@ def test_a_redis_that_hangs_does_not_hold_the_end_up(
             assert operator.process.stop(grace_seconds=GRACE_SECONDS) == 0
         finally:
             redis_server.thaw()
+
+
+def test_an_api_server_that_hangs_does_not_hold_the_end_up(
+    cluster: Cluster, redis_server: RedisServer, tmp_path: Path
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as hanging:
+        kubeconfig = tmp_path / "kubeconfig"
+        kubeconfig.write_text(json.dumps(kubeconfig_of(f"http://127.0.0.1:{hanging.getsockname()[1]}")))
+        with start_operator(cluster, "--redis-url", redis_server.url, KUBECONFIG=str(kubeconfig)) as operator:
+            operator.await_start()
+            assert operator.process.stop(grace_seconds=GRACE_SECONDS) == 0
+
+
+def test_a_name_server_that_hangs_holds_the_end_up_for_no_longer_than_a_kubelet_waits(tmp_path: Path) -> None:
+    kubeconfig = tmp_path / "kubeconfig"
+    kubeconfig.write_text(json.dumps(kubeconfig_of("http://127.0.0.1:1")))
+    program = (
+        "import socket, sys, time, podlink.cli\n"
+        "socket.getaddrinfo = lambda *_, **__: print('asked', flush=True) or time.sleep(100)\n"
+        "sys.argv = ['podlink', 'run', '--http-port', '0', '--redis-url', 'redis://redis.nowhere.internal:6379']\n"
+        "podlink.cli.main()\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", program],
+        env={"KUBECONFIG": str(kubeconfig)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as operator:
+        try:
+            assert operator.stdout is not None
+            assert operator.stdout.readline() == "asked\n"
+            operator.terminate()
+            _, log = operator.communicate(timeout=25)
+        finally:
+            operator.kill()
+    assert operator.returncode == 1
+    assert "not ended in order within 18 s: ended all the same" in log
+
+
+def kubeconfig_of(server: str) -> dict:
+    return {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "c",
+        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "c"}}],
+        "clusters": [{"name": "c", "cluster": {"server": server}}],
+        "users": [{"name": "c", "user": {}}],
+    }

@@ -429,6 +429,20 @@ def test_events_are_made_on_transitions_only(kube: Kube, gateway: sync.StatefulE
     assert kube.note("storied", "Linked") == "uid storied is linked to pod 2 (lobby-2)"
 
 
+def test_a_link_that_redis_refuses_says_why_and_is_made_when_it_can_be(kube: Kube, wire: Wire) -> None:
+    key = f"sf:{{{kube.namespace}:lk:refused}}lobby"
+    wire.redis.rpush(key, "somebody else's")
+    kube.link("refused", podId=1)
+    eventually(lambda: kube.report("refused"), ("Pending", "RedisUnavailable", None))
+    assert kube.message("refused").startswith("Redis refuses the link, which is tried again: get_linked_pod: GET failed")
+    assert key in kube.message("refused")
+    eventually(lambda: kube.events("refused"), [("Warning", "RedisUnavailable")])
+
+    wire.redis.delete(key)
+    eventually(lambda: kube.report("refused"), ("Linked", "Linked", 1), timeout=60)
+    kube.unlink("refused")
+
+
 def test_namespaces_do_not_interfere(cluster: Cluster, kube: Kube, wire: Wire) -> None:
     name = cluster.create_namespace()
     with Kube(cluster, name) as other:

@@ -42,11 +42,13 @@ def await_reason(operator: Operator, told: str) -> None:
 def test_a_missing_secret_is_named_and_awaited(
     cluster: Cluster, namespace: str, guarded: RedisServer, tmp_path: Path
 ) -> None:
-    secret = tmp_path / "podlink-redis"
+    secret = tmp_path / "secrets" / "podlink-redis"
     file = secret / "url"
     with start_operator(cluster, "--namespace", namespace, PODLINK_REDIS_URL_FILE=str(file)) as operator:
-        await_reason(operator, f"--redis-url-file {file} is not there: in a pod, create the Secret 'podlink-redis'")
-        secret.mkdir()
+        await_reason(
+            operator, f"--redis-url-file {file} is not there: create the Secret 'podlink-redis' with the key 'url'"
+        )
+        secret.mkdir(parents=True)
         file.write_text("\n")
         await_reason(operator, f"--redis-url-file {file} is empty")
         file.write_text("http://nowhere")

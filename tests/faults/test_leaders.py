@@ -91,6 +91,8 @@ def test_a_leader_that_hung_stands_by_when_it_wakes(kube: Kube, wire: Wire, elec
     first = elect()
     until(lambda: leads(first), 20, "the first to lead")
     second = elect()
+    await_work(kube, wire, "before-it-hung")
+    assert first.metric('podlink_podlinks{phase="Linked"}') == 1
     first.process.signal(signal.SIGSTOP)
     try:
         until(lambda: leads(second), TAKEOVER_SECONDS, "the second to lead")
@@ -99,6 +101,7 @@ def test_a_leader_that_hung_stands_by_when_it_wakes(kube: Kube, wire: Wire, elec
     finally:
         first.process.signal(signal.SIGCONT)
     until(lambda: not leads(first), 20, "the first to see that it does not lead any more")
+    assert 'podlink_podlinks{phase="Linked"}' not in first.metrics(), "what it last saw is not for it to tell"
     assert leads(second)
     assert wire.states() == {"0": "Ready"}, "what the first still believed was not written"
     first.await_ready()
@@ -112,6 +115,7 @@ def test_a_leader_without_an_api_server_leads_again_when_it_returns(
     control_plane.stop_api_server()
     try:
         until(lambda: not leads(only), 40, "it to give up a lease that it cannot renew")
+        assert 'podlink_podlinks{phase="Linked"}' not in only.metrics()
         assert "Lease" in only.readyz()[1]
     finally:
         control_plane.start_api_server()

@@ -112,6 +112,9 @@ def test_redis_loses_all_data(kube: Kube, wire: Wire, operator: Operator, redis_
     assert disagreement(kube, wire) == {}
     assert kube.report("named") == ("Linked", "Linked", 1)
     eventually(lambda: kube.events("named"), [("Normal", "Linked"), ("Warning", "LinkDrifted")])
+    # What nobody can bring back, somebody should know of.
+    told = "Redis lost its data, or is another one: links that other clients made are gone"
+    assert [entry["level"] for entry in operator.log() if entry["message"] == told] == ["warning"]
 
 
 def test_redis_forgets_the_scripts(kube: Kube, wire: Wire, operator: Operator) -> None:

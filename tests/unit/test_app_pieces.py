@@ -44,6 +44,7 @@ class FakeRedis:
         self.link = Redis()
         self.states: list[tuple[object, ...]] = []
         self.pipelines = 0
+        self.asked = asyncio.Event()
         self.available = asyncio.Event()
         self.available.set()
         self.down = False
@@ -56,6 +57,7 @@ class FakeRedis:
         self.available.set()
 
     async def run_many(self, operations: Sequence[Operation[Any]]) -> list[Any]:
+        self.asked.set()
         await asyncio.sleep(0)
         self.pipelines += 1
         if self.down:
@@ -316,6 +318,19 @@ async def test_what_an_outage_kept_from_being_written_is_written_afterwards() ->
     assert pieces.redis.states == [(0, "Terminating", "2")]
 
 
+async def test_what_a_cancelled_write_had_left_is_written_by_the_next() -> None:
+    pieces = Pieces()
+    pieces.intake.pod("ADDED", pod_body("lobby-0", 1))
+    cancelled = asyncio.create_task(pieces.writer.flush())
+    await pieces.redis.asked.wait()
+    cancelled.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    assert pieces.redis.states == []
+    await pieces.writer.flush()
+    assert pieces.redis.states == [(0, "NotReady", "1")]
+
+
 async def test_the_end_of_a_pod_is_written_with_the_version_of_its_end() -> None:
     pieces = Pieces()
     pieces.intake.pod("ADDED", pod_body("lobby-0", 5))
@@ -391,15 +406,29 @@ def test_the_end_of_a_podlink_wakes_the_next() -> None:
 REGARDING = ObjectReference.of_podlink(podlink(1))
 
 
-async def test_an_event_that_is_refused_does_not_stop_the_next() -> None:
+@pytest.mark.parametrize(
+    ("refusal", "lost"), [(403, 1), (409, 0)], ids=["forbidden", "it was sent before, and the answer was lost"]
+)
+async def test_an_event_that_is_refused_does_not_stop_the_next(refusal: int, lost: int) -> None:
     pieces = Pieces()
-    pieces.cluster.refusals = [403]
+    pieces.cluster.refusals = [refusal]
     async with pieces.running():
         for note in ("first", "second"):
             pieces.recorder.record(REGARDING, "Normal", "Linked", note, action="Reconcile")
         await until_async(lambda: pieces.cluster.events, timeout=PATIENCE_SECONDS, what="an Event")
     assert [event["note"] for event in pieces.cluster.events] == ["second"]
-    assert dropped(pieces) == 1
+    assert dropped(pieces) == lost
+
+
+async def test_the_end_sends_each_event_once() -> None:
+    pieces = Pieces()
+    for number in range(20):
+        pieces.recorder.record(REGARDING, "Normal", "Linked", str(number), action="Reconcile")
+    async with pieces.running():
+        await asyncio.sleep(0)  # some are under way
+        await pieces.recorder.drain()
+    assert [event["note"] for event in pieces.cluster.events] == [str(number) for number in range(20)]
+    assert len({event["metadata"]["name"] for event in pieces.cluster.events}) == 20
 
 
 async def test_when_events_pile_up_the_oldest_are_dropped_and_counted() -> None:

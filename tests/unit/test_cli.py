@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 REDIS = "'--redis-url' (env var: 'PODLINK_REDIS_URL'): "
 SCHEMES = "use redis://host:port/db, rediss://host:port/db or unix:///path/to/socket"
-NAMESPACE = "'--namespace' (env var: 'PODLINK_NAMESPACE'): "
+NAMESPACE = "'--namespace' / '-n' (env var: 'PODLINK_NAMESPACE'): "
 NAME = "is no namespace name: use lower-case letters, digits and '-', at most 63 characters"
 RESYNC = "'--resync-seconds' (env var: 'PODLINK_RESYNC_SECONDS'): "
 RECOUNT = "'--recount-seconds' (env var: 'PODLINK_RECOUNT_SECONDS'): "
@@ -61,6 +61,7 @@ def run_main(monkeypatch: pytest.MonkeyPatch, arguments: list[str], environment:
         ("--lease-namespace", "PODLINK_LEASE_NAMESPACE", "Games", f"'Games' {NAME}"),
         ("--lease-name", "PODLINK_LEASE_NAME", "Lease!", "'Lease!' is no name of an object: use lower-case letters"),
         ("--redis-url-file", "PODLINK_REDIS_URL_FILE", "/", "'PODLINK_REDIS_URL_FILE'): File '/' is a directory."),
+        ("--log-level", "PODLINK_LOG_LEVEL", "loud", "'loud' is not one of 'debug', 'info', 'warning', 'error'."),
         ("--log-format", "PODLINK_LOG_FORMAT", "xml", "'PODLINK_LOG_FORMAT'): 'xml' is not one of 'text', 'json'."),
         ("--data-dir", "PODLINK_DATA_DIR", __file__, f"'PODLINK_DATA_DIR'): Directory '{__file__}' is a file."),
     ],
@@ -107,8 +108,8 @@ def test_a_refused_redis_url_keeps_its_password(
             "--redis-ca-file is about a Redis, and none is named: give --redis-url or",
         ),
         (["run", "--redis-username", "gate"], "--redis-username is about a Redis, and none is named"),
-        (["status", "--redis-url-file", "gone"], "--redis-url-file gone is not there: in a pod, create the Secret"),
-        (["status"], "give --redis-url or set PODLINK_REDIS_URL: the Redis that the operator writes to"),
+        (["status", "--redis-url-file", "gone"], "--redis-url-file gone is not there: write it, or name another file"),
+        (["status"], "give --redis-url or --redis-url-file: the Redis that the operator writes to"),
     ],
 )
 def test_a_bad_command_line_is_refused(

@@ -31,7 +31,8 @@ FAKE_GO = """#!/bin/sh
 echo "$*" >> "$FAKE_GO_CALLS"
 case "$1" in
 version) echo "go version $FAKE_GO_VERSION linux/amd64" ;;
-list) printf 'one\\ntwo\\n' ;;
+mod) if [ -n "$FAKE_GO_FAILURE" ]; then echo "$FAKE_GO_FAILURE" >&2; exit 1; fi ;;
+list) if [ "$2" = -m ]; then echo "$FAKE_GO_MODULE"; else printf 'one\\ntwo\\n'; fi ;;
 build)
     while [ ! -e "$FAKE_GO_GATE" ]; do sleep 0.02; done
     if [ -n "$FAKE_GO_FAILURE" ]; then echo "$FAKE_GO_FAILURE" >&2; exit 1; fi
@@ -198,6 +199,25 @@ def test_kubebuilder_assets_come_first(
     (assets / "kwok").unlink()
     assert binaries.ensure().parent == workbench.cache
     assert f"KUBEBUILDER_ASSETS={assets} is not used: it has no kwok" in capsys.readouterr().err
+
+
+def test_types_of_the_prometheus_operator_outlive_go_s_cache(
+    workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tmp_path / "module"
+    crds = module / "example" / "prometheus-operator-crd"
+    crds.mkdir(parents=True)
+    (crds / "monitoring.coreos.com_servicemonitors.yaml").write_text("the type")
+    monkeypatch.setenv("FAKE_GO_MODULE", str(module))
+    monkeypatch.setenv("FAKE_GO_FAILURE", "dial tcp: lookup modules.example: no such host")
+    with pytest.raises(binaries.BinariesError, match="could not be fetched"):
+        binaries.prometheus_operator_crds()
+
+    monkeypatch.setenv("FAKE_GO_FAILURE", "")
+    binaries.prometheus_operator_crds()
+    shutil.rmtree(module)
+    directory = binaries.prometheus_operator_crds()
+    assert [path.read_text() for path in directory.iterdir()] == ["the type"]
 
 
 def start_build(spawned: list[Process], log: Path) -> Process:

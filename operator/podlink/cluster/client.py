@@ -13,9 +13,10 @@ import aiohttp
 import msgspec
 from kubernetes.aio.client import ApiClient, Configuration
 from kubernetes.aio.client.exceptions import ApiException
+from kubernetes.aio.config import ConfigException
 
 from podlink import tracing
-from podlink.cluster.access import load_configuration
+from podlink.cluster.access import ClusterAccessError, load_configuration
 from podlink.domain.errors import PodLinkError
 from podlink.domain.podlinks import GROUP, PLURAL, VERSION, PodLink
 
@@ -59,6 +60,8 @@ class Cluster:
     def __init__(self, configuration: Configuration) -> None:
         self._api = ApiClient(configuration)
         self._renewing = asyncio.Lock()
+        self.on_forbidden: Callable[[], None] = lambda: None
+        """Told that something was refused for the want of a right."""
 
     @classmethod
     async def connect(cls) -> Self:
@@ -206,10 +209,16 @@ class Cluster:
             if status == HTTPStatus.UNAUTHORIZED:
                 # Tokens expire. The request was not let in, so it is safe to send it again with fresh credentials.
                 status, data = await self._send(await self._renew(api), method, path, query, body)
-        if status >= HTTPStatus.BAD_REQUEST:
-            raise ApiError(status, f"{method} {path}: {_message(data, status)}")
-        decoded: dict[str, Any] = msgspec.json.decode(data)
-        return decoded
+            if status == HTTPStatus.FORBIDDEN:
+                self.on_forbidden()
+            if status >= HTTPStatus.BAD_REQUEST:
+                raise ApiError(status, f"{method} {path}: {_message(data, status)}")
+            try:
+                decoded: dict[str, Any] = msgspec.json.decode(data)
+            except msgspec.DecodeError as error:
+                # A proxy's page, for one.
+                raise ApiError(0, f"{method} {path}: the answer is not the API server's: {error}") from error
+            return decoded
 
     @staticmethod
     async def _send(
@@ -224,6 +233,9 @@ class Cluster:
             )
             response = await api.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
             return response.status, await response.read()
+        except ConfigException as error:
+            # The pod's token is read anew now and then, and may be half written.
+            raise ApiError(0, f"{method} {path}: the credentials cannot be read: {error}") from error
         except (aiohttp.ClientError, ApiException, OSError, RuntimeError) as error:
             # RuntimeError is aiohttp's word for a session that was closed in the meantime.
             raise ApiError(0, f"{method} {path}: the API server cannot be reached: {_describe(error)}") from error
@@ -232,7 +244,10 @@ class Cluster:
         """Read the credentials anew, once for all requests that were refused with the old ones."""
         async with self._renewing:
             if self._api is refused:
-                self._api = ApiClient(await load_configuration())
+                try:
+                    self._api = ApiClient(await load_configuration())
+                except ClusterAccessError as error:
+                    raise ApiError(HTTPStatus.UNAUTHORIZED, f"the credentials are refused: {error}") from error
                 await refused.close()
             return self._api
 

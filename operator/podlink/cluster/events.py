@@ -55,6 +55,7 @@ class EventRecorder:
         self._cluster = cluster
         self._queue: deque[tuple[str, dict[str, object]]] = deque()
         self._filled = asyncio.Event()
+        self._sending = asyncio.Lock()
         self._on_dropped = on_dropped
         self._instance = f"{socket.gethostname()}-{os.getpid()}"
 
@@ -90,13 +91,15 @@ class EventRecorder:
 
     async def drain(self) -> None:
         """Send what is recorded by now."""
-        while self._queue:
-            namespace, body = self._queue[0]
-            try:
-                await self._cluster.create_event(namespace, body)
-            except PodLinkError as error:
-                self._refused(namespace, error)
-            self._sent(body)
+        # At the end this is called beside `run`, which must not send the same.
+        async with self._sending:
+            while self._queue:
+                namespace, body = self._queue[0]
+                try:
+                    await self._cluster.create_event(namespace, body)
+                except PodLinkError as error:
+                    self._refused(namespace, error)
+                self._sent(body)
 
     def _refused(self, namespace: str, error: PodLinkError) -> None:
         if isinstance(error, ApiError) and error.status == HTTPStatus.CONFLICT:

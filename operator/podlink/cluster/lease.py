@@ -15,25 +15,24 @@ from random import uniform
 from time import monotonic
 from typing import Any
 
-import msgspec
-
 from podlink.cluster.client import ApiError, Cluster
 
 logger = logging.getLogger(__name__)
 
 
-class Timing(msgspec.Struct, frozen=True):
-    """Of an election; seconds. The values are client-go's.
+# As client-go has them, but that a holder gives up sooner.
+VALID_SECONDS = 15
+"""How long a Lease counts after its last renewal."""
 
-    Attributes:
-        valid: how long a Lease counts after its last renewal.
-        give_up: a holder that could not renew for so long stops its work, well before another one begins.
-        period: between two renewals, or two attempts to take the Lease.
-    """
+GIVE_UP_SECONDS = 8.0
+"""A holder that could not renew for so long stops its work. What is under way then takes its time to end, on a Redis
+Cluster some 5 s, and has to be over before another one begins."""
 
-    valid: int = 15
-    give_up: float = 10.0
-    period: float = 2.0
+PERIOD_SECONDS = 2.0
+"""Between two renewals, or two attempts to take the Lease."""
+
+ANSWER_SECONDS = 5.0
+"""How long the API server may take."""
 
 
 class Election:
@@ -44,9 +43,7 @@ class Election:
         holder: who holds it, as far as is known; empty when nobody does.
     """
 
-    def __init__(
-        self, cluster: Cluster, namespace: str, name: str, identity: str, *, timing: Timing | None = None
-    ) -> None:
+    def __init__(self, cluster: Cluster, namespace: str, name: str, identity: str) -> None:
         """Take no part yet.
 
         Args:
@@ -54,13 +51,11 @@ class Election:
             namespace: of the Lease.
             name: of the Lease.
             identity: by which others know us; no two may have the same.
-            timing: other times than usual.
         """
         self._cluster = cluster
         self._namespace = namespace
         self._name = name
         self._identity = identity
-        self._timing = timing or Timing()
         self._seen: dict[str, Any] = {}
         self._seen_at = 0.0
         self._renewed_at = 0.0
@@ -77,6 +72,9 @@ class Election:
         Args:
             work: is to return soon after `stop` is set; it is cancelled when the Lease is lost.
             stop: says that it is over.
+
+        Raises:
+            Exception: what the work raises; the Lease is given back then, too.
         """
         while await self._acquired(stop):
             working = asyncio.ensure_future(work())
@@ -86,40 +84,42 @@ class Election:
             finally:
                 working.cancel()
                 await asyncio.wait([working])
+            if over:
+                await self._give_back()
             if not working.cancelled():
                 working.result()  # which may be an error
             if over:
-                await self._give_back()
                 return
             logger.warning("%s was lost: the work stops, and begins anew when the Lease is ours again", self._what)
 
     async def _acquired(self, stop: asyncio.Event) -> bool:
         """Wait until the Lease is ours, or for the stop; return which."""
         while not stop.is_set():
-            if await self._try():
+            if await self._try(ANSWER_SECONDS):
                 logger.info("%s is ours", self._what, extra={"identity": self._identity})
                 return True
             with suppress(TimeoutError):
                 # Not all at the same time.
-                async with asyncio.timeout(self._timing.period * uniform(0.8, 1.2)):  # noqa: S311 - no secret
+                async with asyncio.timeout(PERIOD_SECONDS * uniform(0.8, 1.2)):  # noqa: S311 - no secret
                     await stop.wait()
         return False
 
     async def _hold(self, working: "asyncio.Future[None]") -> None:
         """Renew until the work ends or the Lease is lost."""
-        while not working.done():
-            if self.holder != self._identity or monotonic() - self._renewed_at > self._timing.give_up:
-                return
-            await asyncio.wait([working], timeout=self._timing.period)
-            if not working.done():
-                await self._try()
+        while not working.done() and self.holder == self._identity and (left := self._left()) > 0:
+            await asyncio.wait([working], timeout=min(PERIOD_SECONDS, left))
+            if not working.done() and (left := self._left()) > 0:
+                # A server that hangs must not keep a holder from giving up in time.
+                await self._try(min(left, ANSWER_SECONDS))
 
-    async def _try(self) -> bool:
-        """Take or renew the Lease, if it may be; return whether it is ours then."""
+    def _left(self) -> float:
+        return self._renewed_at + GIVE_UP_SECONDS - monotonic()
+
+    async def _try(self, seconds: float) -> bool:
+        """Take or renew the Lease within a time, if it may be; return whether it is ours then."""
         before = monotonic()
         try:
-            # A server that hangs must not keep a holder from giving up in time.
-            async with asyncio.timeout(self._timing.give_up / 2):
+            async with asyncio.timeout(seconds):
                 held = await self._take()
         except ApiError as error:
             if error.status != HTTPStatus.CONFLICT:
@@ -127,10 +127,9 @@ class Election:
                 self._tell(f"{self._what} cannot be used: {error}")
             return False
         except TimeoutError:
-            self._tell(f"{self._what} cannot be used: no answer within {self._timing.give_up / 2:g} seconds")
+            self._tell(f"{self._what} cannot be used: no answer in time")
             return False
-        if self.problem is not None:
-            self.problem = None
+        self.problem = None
         if held:
             self._renewed_at = before
         return held
@@ -161,7 +160,7 @@ class Election:
 
     def _duration(self, spec: dict[str, Any]) -> float:
         # As its holder has it: another version may hold it for longer.
-        return float(spec.get("leaseDurationSeconds") or self._timing.valid)
+        return float(spec.get("leaseDurationSeconds") or VALID_SECONDS)
 
     def _spec(self, before: dict[str, Any]) -> dict[str, Any]:
         now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
@@ -169,7 +168,7 @@ class Election:
         return {
             **before,
             "holderIdentity": self._identity,
-            "leaseDurationSeconds": self._timing.valid,
+            "leaseDurationSeconds": VALID_SECONDS,
             "acquireTime": before.get("acquireTime", now) if ours else now,
             "renewTime": now,
             "leaseTransitions": before.get("leaseTransitions", 0) + (not ours and bool(before)),
@@ -178,7 +177,7 @@ class Election:
     async def _give_back(self) -> None:
         """Let the next one begin at once."""
         try:
-            async with asyncio.timeout(self._timing.give_up / 2):
+            async with asyncio.timeout(ANSWER_SECONDS):
                 lease = await self._cluster.read_lease(self._namespace, self._name)
                 spec = lease.get("spec") or {}
                 if spec.get("holderIdentity") == self._identity:
@@ -186,7 +185,9 @@ class Election:
                     spec = {**spec, "holderIdentity": "", "leaseDurationSeconds": 1}
                     await self._cluster.update_lease(self._namespace, self._name, {**lease, "spec": spec})
         except (ApiError, TimeoutError) as error:
-            logger.warning("%s was not given back (%s); it ends by itself", self._what, error or "no answer in time")
+            logger.warning(
+                "%s was not given back (%s); it ends by itself", self._what, str(error) or "no answer in time"
+            )
 
     def _tell(self, problem: str) -> None:
         if self.problem != problem:

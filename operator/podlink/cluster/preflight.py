@@ -7,6 +7,7 @@ patched), and as an error among others.
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from http import HTTPStatus
 
 import msgspec
@@ -16,17 +17,20 @@ from podlink.domain.podlinks import GROUP, PLURAL
 
 logger = logging.getLogger(__name__)
 
+_FIRST_PAUSE_SECONDS = 5.0
+_LONGEST_PAUSE_SECONDS = 60.0
 _PERIOD_SECONDS = 300.0
-_SOON_SECONDS = 5.0
+_SHOWN = 6
 
 
 class Right(msgspec.Struct, frozen=True):
-    """Verbs on one resource."""
+    """Verbs on one resource; by name where only one object of it is meant."""
 
     group: str
     resource: str
     verbs: tuple[str, ...]
     subresource: str = ""
+    by_name: bool = False
 
     def __str__(self) -> str:
         place = f".{self.group}" if self.group else ""
@@ -43,14 +47,14 @@ WATCHED = (
 """Needed in every namespace that is watched, or in all."""
 
 LEASE = (
-    Right("coordination.k8s.io", "leases", ("get", "update")),
+    Right("coordination.k8s.io", "leases", ("get", "update"), by_name=True),
     Right("coordination.k8s.io", "leases", ("create",)),
 )
 """Needed in the namespace of the Lease, of the one Lease; a role cannot grant `create` by name."""
 
 
 class Preflight:
-    """Asks whether all rights are there: at the start, again and again, and soon again while one is missing.
+    """Asks whether all rights are there: at the start, every five minutes, and soon when one is or seems missing.
 
     Attributes:
         problem: which rights are missing; None when none is.
@@ -61,30 +65,53 @@ class Preflight:
         self._cluster = cluster
         self._namespaces = namespaces
         self._lease = lease
+        self._refused = asyncio.Event()
         self.problem: str | None = None
 
     async def run(self) -> None:
         """Ask until cancelled."""
         await self._look_for_namespaces()
+        self._cluster.on_forbidden = self._refused.set
+        pause = _FIRST_PAUSE_SECONDS
         while True:
-            try:
-                missing = await missing_rights(self._cluster, self._namespaces, self._lease)
-                problem = await self._say(missing) if missing else None
-            except ApiError as error:
-                # The sweep, or the Lease, says that the server is away; the rights are as they were.
-                logger.info("which rights are missing cannot be asked: %s", error)
-                await asyncio.sleep(_SOON_SECONDS)
-                continue
-            if problem and problem != self.problem:
-                logger.error("%s", problem)
-            if self.problem and not problem:
-                logger.info("no right is missing any more")
-            self.problem = problem
-            await asyncio.sleep(_SOON_SECONDS if problem else _PERIOD_SECONDS)
+            self._refused.clear()
+            if await self._ask():
+                pause = _FIRST_PAUSE_SECONDS
+                # However often something is refused: what it asks takes the server's time.
+                await asyncio.sleep(_FIRST_PAUSE_SECONDS)
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(_PERIOD_SECONDS):
+                        await self._refused.wait()
+            else:
+                await asyncio.sleep(pause)
+                pause = min(_LONGEST_PAUSE_SECONDS, 2 * pause)
+
+    async def _ask(self) -> bool:
+        """Ask once; return whether all rights are known to be there."""
+        try:
+            missing = await missing_rights(self._cluster, self._namespaces, self._lease)
+        except ApiError as error:
+            # If the server is away, the sweep or the Lease says so; the rights are as they were.
+            logger.warning("which rights are missing cannot be asked: %s", error)
+            return False
+        self._tell(await self._say(missing) if missing else None)
+        return not missing
+
+    def _tell(self, problem: str | None) -> None:
+        if problem and problem != self.problem:
+            logger.error("%s", problem)
+        if self.problem and not problem:
+            logger.info("no right is missing any more")
+        self.problem = problem
 
     async def _say(self, missing: Sequence[str]) -> str:
-        name = await self._cluster.own_name()
-        return f"{name} may not {', '.join(missing)}: grant it by a role that is bound to it (the chart has them all)"
+        try:
+            name = await self._cluster.own_name()
+        except ApiError:
+            # It need not be allowed, or known to an old server.
+            name = "the operator's account"
+        shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
+        return f"{name} may not {shown}: grant it by a role that is bound to it (the chart has them all)"
 
     async def _look_for_namespaces(self) -> None:
         for namespace in self._namespaces:
@@ -126,7 +153,7 @@ def _needed(namespaces: Sequence[str], lease: tuple[str, str] | None) -> Iterato
     if lease:
         namespace, name = lease
         for right in LEASE:
-            yield from _asked(right, f"in namespace {namespace}", namespace, "" if right.verbs == ("create",) else name)
+            yield from _asked(right, f"in namespace {namespace}", namespace, name if right.by_name else "")
 
 
 def _asked(right: Right, where: str, namespace: str, name: str = "") -> Iterator[tuple[Right, str, dict[str, str]]]:

@@ -84,6 +84,7 @@ class RedisMonitor:
         returned = not self.available.is_set()
         self._came()
         if known is not None and known.marker != identity.marker:
+            logger.warning("Redis lost its data, or is another one: links that other clients made are gone")
             self._on_doubt("data_loss")
         elif known is not None and (returned or known.run_ids != identity.run_ids):
             self._on_doubt("redis_return")

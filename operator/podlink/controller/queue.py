@@ -5,6 +5,7 @@ handled again afterwards. See https://pkg.go.dev/k8s.io/client-go/util/workqueue
 """
 
 import asyncio
+import contextvars
 from collections.abc import Iterable
 
 _FIRST_DELAY_SECONDS = 0.1
@@ -20,6 +21,7 @@ class WorkQueue:
         self._queue: asyncio.Queue[Key] = asyncio.Queue()
         self._waiting: set[Key] = set()
         self._handled: set[Key] = set()
+        self._context = contextvars.Context()
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -50,7 +52,8 @@ class WorkQueue:
             if timer.when() <= due:
                 return
             timer.cancel()
-        self._timers[key] = loop.call_at(due, self._due, key)
+        # In a context of its own: that of the caller has a span, which would live for as long as the timer.
+        self._timers[key] = loop.call_at(due, self._due, key, context=self._context)
 
     def _due(self, key: Key) -> None:
         del self._timers[key]
@@ -78,6 +81,12 @@ class WorkQueue:
         while not self._queue.empty():
             self._queue.get_nowait()
         await self._idle.wait()
+
+    def close(self) -> None:
+        """Forget who asked to be handled later."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
 
     def _put(self, key: Key) -> None:
         if not self._draining:

@@ -19,7 +19,7 @@ from podlink.controller.links import apply, read_records
 from podlink.controller.monitor import RedisMonitor
 from podlink.controller.queue import WorkQueue
 from podlink.domain.decide import Decision, Facts, Intend, LinkRecord, ReleaseLink, decide, redis_unavailable
-from podlink.domain.errors import PodLinkError, RedisUnavailable
+from podlink.domain.errors import PodLinkError, RedisUnavailable, ScriptError
 from podlink.domain.inventory import Inventory
 from podlink.domain.podlinks import FINALIZER, Phase, PodLink, Reason, Status, read_podlink
 from podlink.domain.registry import ObjectKey, PodLinks
@@ -64,7 +64,7 @@ class Reconciler:
         self._recorder = recorder
         self._metrics = metrics
         self._queue = WorkQueue()
-        self._causes: dict[ObjectKey, tracing.Cause | None] = {}
+        self._causes: dict[ObjectKey, tracing.Cause] = {}
         self._parked: set[ObjectKey] = set()
         self._watched: dict[ObjectKey, LinkRecord] = {}
 
@@ -72,8 +72,9 @@ class Reconciler:
         """Ask for PodLinks to be looked at."""
         keys = list(keys)
         cause = tracing.here()
-        for key in keys:
-            self._causes.setdefault(key, cause)
+        if cause is not None:
+            for key in keys:
+                self._causes.setdefault(key, cause)
         self._queue.update(keys)
         self._metrics.queue.set(len(self._queue))
 
@@ -83,11 +84,14 @@ class Reconciler:
 
     async def run(self) -> None:
         """Work until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            for _ in range(WORKERS):
-                tasks.create_task(self._work())
-            tasks.create_task(self._unpark())
-            tasks.create_task(self._watch())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for _ in range(WORKERS):
+                    tasks.create_task(self._work())
+                tasks.create_task(self._unpark())
+                tasks.create_task(self._watch())
+        finally:
+            self._queue.close()
 
     async def drain(self) -> None:
         """Begin with no more PodLinks, and wait until those that were begun are done."""
@@ -123,6 +127,7 @@ class Reconciler:
             return "stale"
         except PodLinkError as error:
             logger.warning("PodLink %s/%s: %s; tried again in %.1f s", *key, error, self._queue.retry(key))
+            await self._report_refusal(key, error)
             return "error"
         except Exception:
             # A fault of ours in one object must not stop the work on the others.
@@ -231,13 +236,24 @@ class Reconciler:
             if reported is not None:
                 self._tell_transition(link, reported)
 
-    async def _report_outage(self, link: PodLink) -> None:
+    async def _report_refusal(self, key: ObjectKey, error: PodLinkError) -> None:
+        """Say that Redis refuses the wish of one user: its own permissions, or a foreign value under the key."""
+        link = self._links.get(key)
+        if isinstance(error, ScriptError) and link is not None:
+            try:
+                await self._report_outage(link, str(error))
+            except PodLinkError as failure:
+                logger.warning("PodLink %s/%s: %s", *key, failure)
+
+    async def _report_outage(self, link: PodLink, refusal: str = "") -> None:
         """Say that a wish of the user waits. What merely might need repair is not touched: no PATCH storm."""
         if not (link.edited or link.deleting) or link.status.reason == Reason.REDIS_UNAVAILABLE:
             return
         if not link.has_finalizer and link.deleting:
             return
-        await self._patch_status(link, redis_unavailable(link, datetime.now(UTC)))
+        reported = await self._patch_status(link, redis_unavailable(link, datetime.now(UTC), refusal))
+        if reported is not None and refusal:
+            self._tell_transition(link, reported)
 
     async def _patch_status(self, link: PodLink, status: Status) -> PodLink | None:
         try:

@@ -120,7 +120,7 @@ class StateWriter:
                     with tracing.span("write", *_causes(batch), services=len(batch)):
                         await self._write(batch)
                     del changes[: len(batch)]
-            except RedisUnavailable:
+            except (RedisUnavailable, asyncio.CancelledError):
                 for change in changes:
                     key = change.after.namespace, change.after.name
                     # What was told since came later.

@@ -206,10 +206,18 @@ def decide(facts: Facts) -> Decision:
     return _write(case)
 
 
-def redis_unavailable(link: PodLink, now: datetime) -> Status:
-    """Return the report of a wish that waits for Redis; what was reported of the link itself stays."""
+def redis_unavailable(link: PodLink, now: datetime, refusal: str = "") -> Status:
+    """Return the report of a wish that waits for Redis; what was reported of the link itself stays.
+
+    Args:
+        link: whose wish it is.
+        now: the time.
+        refusal: what a Redis that does answer says of this link alone; empty when there is none.
+    """
     waiting = "release" if link.deleting else "link"
     message = f"Redis cannot be reached; the {waiting} waits for its return"
+    if refusal:
+        message = f"Redis refuses the {waiting}, which is tried again: {refusal}"
     status = msgspec.structs.replace(link.status, phase=link.status.phase or Phase.PENDING)
     report = _with_ready(link, status, Reason.REDIS_UNAVAILABLE, message, ok=False, now=now)
     # The spec has not been acted upon, so its generation is not observed yet.

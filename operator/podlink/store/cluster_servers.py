@@ -129,8 +129,10 @@ class ClusterServers:
         return [node.name for node in self._client.get_primaries()]
 
     def health(self) -> Health:
-        """Of all servers that calls went to so far."""
-        return added(mailboxes.health() for mailboxes in self._mailboxes.values())
+        """Of all servers that calls went to so far; who has left the cluster is not missed."""
+        servers = {address: mailboxes.health() for address, mailboxes in self._mailboxes.items()}
+        gone = servers.keys() - self._map.nodes_cache.keys()
+        return added(health._replace(circuits_open=0) if at in gone else health for at, health in servers.items())
 
     async def aclose(self) -> None:
         """Wait for what is under way, and close all connections."""

@@ -66,6 +66,14 @@ _ERRORS: Final[dict[str, Callable[[str], Exception]]] = {
 }
 
 
+_WRONG_SERVER: Final = {
+    "unknown command 'SENTINEL'": "this is no Sentinel; of a plain server, the URL begins with redis://",
+    "unknown command 'GET'": "this is a Sentinel, whose URL begins with redis+sentinel:// and ends with /service",
+    "Cluster mode is not enabled": "this is no cluster; its URL begins with redis://",
+    "DB index is out of range": "the server has no such database; its URL ends with the number of one",
+}
+
+
 class Lost(Exception):  # noqa: N818 - it is no error of a program, but stands where one of the server's would
     """Stands in for a reply that never came.
 
@@ -185,7 +193,13 @@ def _ended(result: object) -> Outcome:
 def _said(error: Exception) -> str:
     if isinstance(error, MovedError | AskError) or "hash to the same slot" in str(error):
         return f"{error}: this is a node of a cluster, whose URL begins with redis+cluster://"
-    return str(error)
+    wrong = _wrong_server(str(error))
+    return f"{error}: {wrong}" if wrong else str(error)
+
+
+def _wrong_server(text: str) -> str:
+    """What a URL has wrong that leads to a server of another kind, as the server's words betray it."""
+    return next((meaning for words, meaning in _WRONG_SERVER.items() if words in text), "")
 
 
 def _place(operation: Operation[Any]) -> str:
@@ -205,6 +219,8 @@ def _reason(cause: BaseException) -> str:
         cause = cause.__cause__
         text = f"no server of the cluster says where keys are, the last one asked: {str(cause).rstrip('.?!')}"
     hint = _hint(cause, text)
+    if wrong := _wrong_server(text):
+        return f"{text}: {wrong}."
     match cause:
         case AuthenticationError() | AuthorizationError():
             return f"Redis refused the user name or the password: {text}.{hint}"

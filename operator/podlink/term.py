@@ -1,4 +1,4 @@
-"""What the operator does while it is the leader: everything between the watches and Redis, wired together."""
+"""One term of a leader: everything between the watches and Redis, wired together."""
 
 import asyncio
 import logging
@@ -27,8 +27,8 @@ DRAIN_SECONDS = 8.0
 """To end in order. A lease lasts longer, and so does the patience of a kubelet."""
 
 
-class Controllers:
-    """One term of work, from an empty picture of the cluster on; the next term has new ones."""
+class Term:
+    """The work, from an empty picture of the cluster on; the next term begins with another one."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""The operator's executor where spans are exported: each pipeline is a step of the span that it is sent in."""
+"""The operator's executor where spans are exported: each call is a step of the span that it is made in."""
 
 from collections.abc import Sequence
 from typing import TypeVar
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class TracedExecutor(StatefulExecutor):
-    """Runs operations as its base does, and makes a span of each pipeline."""
+    """Runs operations as its base does, and makes a span of each `run` and `run_many`, as which the operator calls."""
 
     async def run(self, operation: Operation[T]) -> T:
         """Run one operation."""
