@@ -4,7 +4,8 @@
 #
 # Works on any Debian with Python 3.11 or newer and the module venv. An index or a proxy of your own for pip goes in as a
 # secret, and so into no layer: --secret id=pip.conf,src=$HOME/.config/pip/pip.conf. HTTP_PROXY, HTTPS_PROXY and NO_PROXY
-# are build arguments that need no declaration.
+# are build arguments that need no declaration. The base is a tag, which moves with its security updates; name a digest
+# where a build has to be the same again.
 ARG BASE=python:3.13-slim
 
 FROM ${BASE} AS build
@@ -16,13 +17,10 @@ RUN python3 -m venv /opt/pip && python3 -m venv --without-pip /opt/podlink
 WORKDIR /src
 
 # Before the sources, so that a change of those downloads nothing anew.
-COPY requirements.lock requirements-dev.lock ./
+COPY requirements.lock requirements-build.lock ./
 RUN --mount=type=secret,id=pip.conf,target=/etc/pip.conf \
     /opt/pip/bin/pip --python /opt/podlink/bin/python install --quiet --require-hashes --no-deps --only-binary :all: \
         --no-compile --requirement requirements.lock \
-    # The build backend and what it needs, by the hashes of the development lock.
-    && sed -n '/^\(hatchling\|packaging\|pathspec\|pluggy\|trove-classifiers\)==/,/[^\\]$/p' requirements-dev.lock \
-        > requirements-build.lock \
     && /opt/pip/bin/pip install --quiet --require-hashes --no-deps --only-binary :all: \
         --requirement requirements-build.lock
 

@@ -37,13 +37,14 @@ manifests: $(STAMP) ## write deploy/install.yaml and deploy/kustomize anew from 
 	PYTHONPATH=tests $(BIN)/python -m sandbox.manifests
 
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes \
-    --no-emit-index-url --no-annotate --no-header --extra tracing $(UV)
+    --no-emit-index-url --no-annotate --no-header $(UV)
 
-lock: ## write requirements.lock and requirements-dev.lock anew from pyproject.toml; UV="--upgrade" takes newer versions
+lock: ## write requirements*.lock anew from pyproject.toml; UV="--upgrade" takes newer versions
 	$(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install --quiet uv
-	$(VENV)/lock/bin/uv pip compile pyproject.toml $(LOCK_FLAGS) -o requirements.lock
-	$(VENV)/lock/bin/uv pip compile pyproject.toml $(LOCK_FLAGS) --group dev -o requirements-dev.lock
+	$(VENV)/lock/bin/uv pip compile pyproject.toml $(LOCK_FLAGS) --extra tracing -o requirements.lock
+	$(VENV)/lock/bin/uv pip compile pyproject.toml $(LOCK_FLAGS) --extra tracing --group dev -o requirements-dev.lock
+	$(VENV)/lock/bin/uv pip compile --group build $(LOCK_FLAGS) -o requirements-build.lock
 	rm -rf $(VENV)/lock
 
 venv: $(STAMP) ## the virtual environment, .venv, with everything in it
