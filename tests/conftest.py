@@ -6,7 +6,7 @@
 
 A test asks for `cluster` (see sandbox.cluster.Cluster), `namespace`, a namespace of its own, or `control_plane`, which
 skips it where the control plane is not ours to break. Tests that ask for any of them carry the marker `cluster`. `helm`
-(see sandbox.helm.Helm) comes from its modules in the same way, and gives the marker `helm`.
+(see sandbox.helm.Helm) and `monitoring_types` come from their modules in the same way, and give markers of their names.
 """
 
 from __future__ import annotations
@@ -25,12 +25,16 @@ from sandbox.control_plane import ControlPlane
 from sandbox.helm import Helm
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 DOCKER_TIMEOUT_SECONDS = 30
 
-_TOOLS = {"cluster": binaries.CONTROL_PLANE, "helm": binaries.HELM}
-"""What has to be built for tests with a marker."""
+_TOOLS: dict[str, Callable[[], Path]] = {
+    "cluster": lambda: binaries.ensure(binaries.CONTROL_PLANE),
+    "helm": lambda: binaries.ensure(binaries.HELM),
+    "monitoring_types": binaries.prometheus_operator_crds,
+}
+"""Marker, which is the fixture's name -> what builds or fetches what such tests need, where it is not there yet."""
 
 _build_errors = pytest.StashKey[dict[str, binaries.BinariesError]]()
 
@@ -48,6 +52,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cluster: needs a Kubernetes API server (set by the fixtures a test asks for)")
     config.addinivalue_line("markers", "helm: needs Helm (set by the fixtures a test asks for)")
+    config.addinivalue_line("markers", "monitoring_types: needs the Prometheus operator's types (set as the others)")
 
 
 @pytest.hookimpl(tryfirst=True)  # -m picks by the markers
@@ -71,7 +76,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
     with capture.global_and_fixture_disabled() if capture else contextlib.nullcontext():
         for marker in sorted(needed):
             try:
-                binaries.ensure(_TOOLS[marker])
+                _TOOLS[marker]()
             except binaries.BinariesError as error:
                 # Tests that do without it still run.
                 errors[marker] = error
@@ -83,6 +88,15 @@ def helm(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     if (error := request.config.stash[_build_errors].get("helm")) is not None:
         raise error
     return Helm(tmp_path_factory.mktemp("helm"))
+
+
+@pytest.fixture(scope="session")
+def monitoring_types(request: pytest.FixtureRequest) -> list[Path]:
+    """The CRDs ServiceMonitor and PrometheusRule, a file each."""
+    if (error := request.config.stash[_build_errors].get("monitoring_types")) is not None:
+        raise error
+    directory = binaries.prometheus_operator_crds()
+    return [directory / f"monitoring.coreos.com_{name}.yaml" for name in ("servicemonitors", "prometheusrules")]
 
 
 @pytest.fixture(scope="session")

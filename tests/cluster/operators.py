@@ -27,7 +27,8 @@ class Operator:
 
     def __init__(self, process: Process) -> None:
         self.process = process
-        self._port = 0
+        self.port = 0
+        """Of 127.0.0.1; 0 before `await_start`."""
 
     def await_start(self) -> None:
         """Wait until it listens."""
@@ -37,7 +38,7 @@ class Operator:
                 raise AssertionError(f"the operator ended\n{self.process.log_tail()}")
             return next((entry["http_port"] for entry in self.log() if "http_port" in entry), None)
 
-        self._port = until(started, 60, "the operator to start")
+        self.port = until(started, 60, "the operator to start")
 
     def await_ready(self) -> None:
         """Wait until /readyz says so."""
@@ -85,7 +86,7 @@ class Operator:
 
     def _get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}{path}", timeout=5) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:
@@ -117,9 +118,9 @@ def start_operator(cluster: Cluster, *flags: str, **environment: str) -> Iterato
 
 
 @contextlib.contextmanager
-def running_operator(cluster: Cluster, *flags: str) -> Iterator[Operator]:
+def running_operator(cluster: Cluster, *flags: str, **environment: str) -> Iterator[Operator]:
     """Start an operator, wait until it is ready, and see at the end that it ran without a fault and stops in order."""
-    with start_operator(cluster, *flags) as operator:
+    with start_operator(cluster, *flags, **environment) as operator:
         operator.await_start()
         operator.await_ready()
         yield operator

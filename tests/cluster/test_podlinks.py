@@ -434,7 +434,8 @@ def test_a_link_that_redis_refuses_says_why_and_is_made_when_it_can_be(kube: Kub
     wire.redis.rpush(key, "somebody else's")
     kube.link("refused", podId=1)
     eventually(lambda: kube.report("refused"), ("Pending", "RedisUnavailable", None))
-    assert kube.message("refused").startswith("Redis refuses the link, which is tried again: get_linked_pod: GET failed")
+    told = "Redis refuses the link, which is tried again: get_linked_pod: GET failed"
+    assert kube.message("refused").startswith(told)
     assert key in kube.message("refused")
     eventually(lambda: kube.events("refused"), [("Warning", "RedisUnavailable")])
 

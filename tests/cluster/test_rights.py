@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.harness import Kube
+from cluster.harness import Kube, eventually
 from cluster.operators import Operator, start_operator
 from sandbox.processes import until
 
@@ -53,11 +52,8 @@ def own(cluster: Cluster, namespace: str) -> Iterator[Kube]:
 def kubeconfig(own: Kube, tmp_path: Path) -> Path:
     """Of the service account `operator`."""
     grant(own)
-    view = own.cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json").stdout
-    content = json.loads(view)
-    content["users"][0]["user"] = {"token": own.kubectl("create", "token", "operator").strip()}
     file = tmp_path / "kubeconfig"
-    file.write_text(json.dumps(content))
+    own.cluster.write_kubeconfig(file, {"token": own.kubectl("create", "token", "operator").strip()})
     return file
 
 
@@ -70,24 +66,25 @@ def await_reason(operator: Operator, told: str) -> None:
     until(lambda: told in operator.readyz()[1], 40, f"/readyz to say {told!r}")
 
 
-@pytest.mark.parametrize(
-    ("lacking", "right"),
-    [
-        ({"verbs": ["list"], "of": "pods"}, "watch pods"),
-        ({"verbs": ["watch"], "of": "statefulsets"}, "list statefulsets.apps"),
-        ({"verbs": READ, "of": "podlinks"}, "patch podlinks.podlink.io"),
-        ({"verbs": [], "of": "status"}, "patch podlinks.podlink.io/status"),
-        ({"verbs": [], "of": "events"}, "create events.events.k8s.io"),
-    ],
-    ids=lambda value: value if isinstance(value, str) else value["of"],
-)
-def test_the_verb_the_resource_and_the_account_are_named(
-    own: Kube, redis_server: RedisServer, kubeconfig: Path, lacking: dict, right: str
+def test_the_verbs_the_resources_and_the_account_are_named(
+    own: Kube, redis_server: RedisServer, kubeconfig: Path
 ) -> None:
-    changed = {**RULES[lacking["of"]], "verbs": lacking["verbs"]} if lacking["verbs"] else RULES["pods"]
-    grant(own, **{**RULES, lacking["of"]: changed})
+    lacking = {
+        "pods": {**RULES["pods"], "verbs": ["list"]},
+        "statefulsets": {**RULES["statefulsets"], "verbs": ["watch"]},
+        "podlinks": {**RULES["podlinks"], "verbs": READ},
+    }
+    grant(own, **lacking)
+    missing = (
+        "watch pods",
+        "list statefulsets.apps",
+        "patch podlinks.podlink.io",
+        "patch podlinks.podlink.io/status",
+        "create events.events.k8s.io",
+    )
+    shown = ", ".join(f"{right} in namespace {own.namespace}" for right in missing)
     account = f"system:serviceaccount:{own.namespace}:operator"
-    told = f"{account} may not {right} in namespace {own.namespace}: grant it by a role that is bound to it"
+    told = f"{account} may not {shown}: grant it by a role that is bound to it"
     with start(own, redis_server, kubeconfig) as operator:
         operator.await_start()
         await_reason(operator, told)
@@ -96,6 +93,23 @@ def test_the_verb_the_resource_and_the_account_are_named(
 
         grant(own, **RULES)
         operator.await_ready()
+
+
+def test_a_right_that_is_taken_away_later_is_named_when_it_is_missed(
+    own: Kube, redis_server: RedisServer, kubeconfig: Path
+) -> None:
+    grant(own, **RULES)
+    with start(own, redis_server, kubeconfig) as operator:
+        operator.await_start()
+        operator.await_ready()
+        grant(own, **{**RULES, "status": RULES["pods"]})
+        own.link("player")
+        await_reason(operator, f"may not patch podlinks.podlink.io/status in namespace {own.namespace}")
+
+        grant(own, **RULES)
+        operator.await_ready()
+        eventually(lambda: own.report("player")[:2], ("Pending", "WaitingForService"), timeout=60)
+        own.clear()
 
 
 def test_rights_on_the_lease_are_named(own: Kube, redis_server: RedisServer, kubeconfig: Path) -> None:

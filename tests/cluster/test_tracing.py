@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import socket
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -98,14 +100,10 @@ def test_spans_of_an_event_share_the_trace_id_of_its_log_lines(
     redis_server: RedisServer,
     namespace: str,
     collector: Collector,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.endpoint)
-    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "100")
-    with (
-        Kube(cluster, namespace) as kube,
-        running_operator(cluster, "--redis-url", redis_server.url, "--namespace", namespace, "--tracing") as operator,
-    ):
+    flags = ["--redis-url", redis_server.url, "--namespace", namespace, "--tracing"]
+    exporter = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "100"}
+    with Kube(cluster, namespace) as kube, running_operator(cluster, *flags, **exporter) as operator:
         kube.stateful_set("lobby", 1)
         created = kube.link("player", "player-uid", podId=0)
         (entry,) = until(lambda: linked(operator, namespace, "player"), 20, "the log to say that it is linked")
@@ -149,10 +147,16 @@ def test_log_lines_have_a_trace_id_without_any_collector(
     assert first["trace_id"] != second["trace_id"]
 
 
-def test_a_collector_that_is_away_holds_nothing_up(cluster: Cluster, redis_server: RedisServer, namespace: str) -> None:
-    nowhere = f"http://127.0.0.1:{free_port()}"
+@pytest.mark.parametrize("listens", [False, True], ids=["refuses", "hangs"])
+def test_a_collector_that_is_away_holds_nothing_up(
+    cluster: Cluster, redis_server: RedisServer, namespace: str, listens: bool
+) -> None:
+    # Where nobody accepts connections, whoever connects waits for an answer.
+    listener = socket.create_server(("127.0.0.1", 0)) if listens else None
+    nowhere = f"http://127.0.0.1:{listener.getsockname()[1] if listener else free_port()}"
     flags = ["--redis-url", redis_server.url, "--namespace", namespace, "--tracing"]
     with (
+        listener or contextlib.nullcontext(),
         Kube(cluster, namespace) as kube,
         start_operator(cluster, *flags, OTEL_EXPORTER_OTLP_ENDPOINT=nowhere) as operator,
     ):

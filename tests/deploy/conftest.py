@@ -1,4 +1,9 @@
-"""Real clusters for what people install: as they are before PodLink, and with the types of the Prometheus operator."""
+"""What tests of the deployment find in the cluster.
+
+It is as before PodLink (`bare_cluster`), or has the types of the Prometheus operator (`monitored_cluster`), a namespace
+with the strictest Pod Security (`restricted`), or an operator that was through everything, with its metrics in a
+Prometheus (`scraped`).
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deploy.scraping import Scraped, scrape
-from sandbox import binaries
 from sandbox.cluster import CRD, FINALIZER_POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from sandbox.cluster import Cluster
     from sandbox.control_plane import ControlPlane
@@ -24,23 +29,27 @@ def scraped(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
         yield result
 
 
-@pytest.fixture
-def bare_cluster(control_plane: ControlPlane) -> Iterator[ControlPlane]:
+@pytest.fixture(scope="module")
+def cleared_cluster(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     """The cluster without the type PodLink and the finalizer policy, which are back afterwards."""
     control_plane.kubectl("delete", "-f", CRD, "-f", FINALIZER_POLICY)
     yield control_plane
-    # What a test left of them carries the marks of its release, as labels and annotations.
-    control_plane.kubectl("delete", "--ignore-not-found", "-f", CRD, "-f", FINALIZER_POLICY)
     control_plane.install_podlink()
+    # Takes its seconds, which is why tests of a module share this.
     control_plane.await_podlinks()
 
 
+@pytest.fixture
+def bare_cluster(cleared_cluster: ControlPlane) -> Iterator[ControlPlane]:
+    """As `cleared_cluster`, whatever the test before left of type and policy, with the marks of its release."""
+    yield cleared_cluster
+    cleared_cluster.kubectl("delete", "--ignore-not-found", "-f", CRD, "-f", FINALIZER_POLICY)
+
+
 @pytest.fixture(scope="module")
-def monitored_cluster(control_plane: ControlPlane) -> Iterator[ControlPlane]:
+def monitored_cluster(control_plane: ControlPlane, monitoring_types: list[Path]) -> Iterator[ControlPlane]:
     """The cluster with the types that the Prometheus operator brings."""
-    directory = binaries.prometheus_operator_crds()
-    types = [directory / f"monitoring.coreos.com_{name}.yaml" for name in ("servicemonitors", "prometheusrules")]
-    files = [word for path in types for word in ("-f", str(path))]
+    files = [word for path in monitoring_types for word in ("-f", str(path))]
     control_plane.kubectl("create", *files)
     control_plane.kubectl("wait", "--for=condition=Established", "--timeout=30s", *files)
     yield control_plane

@@ -16,14 +16,13 @@ import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from sandbox.cluster import REPOSITORY
+from sandbox.cluster import CHART
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-FILES = REPOSITORY / "deploy" / "chart" / "podlink" / "files"
-ALERTS = FILES / "alerts.yaml"
-DASHBOARD = FILES / "dashboard.json"
+ALERTS = CHART / "files" / "alerts.yaml"
+DASHBOARD = CHART / "files" / "dashboard.json"
 
 TARGET_LABELS = frozenset({"namespace", "job", "pod", "instance"})
 """What Prometheus adds to the series of a scrape: a ServiceMonitor's labels."""

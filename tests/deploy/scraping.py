@@ -17,7 +17,7 @@ import yaml
 
 from cluster.harness import Kube, Wire, bare_pod, eventually
 from cluster.operators import Operator, running_operator
-from deploy.promql import ALERTS, Exposed
+from deploy.monitoring import ALERTS, Exposed
 from podlink import sync
 from sandbox.processes import free_port, spawn, until
 from sandbox.redis_servers import RedisServer
@@ -118,7 +118,7 @@ def _prometheus(directory: Path, operator: Operator) -> Iterator[Prometheus | No
     if program is None:
         yield None
         return
-    target = {"targets": [f"127.0.0.1:{operator._port}"], "labels": {"namespace": "podlink-system", "pod": "podlink-0"}}
+    target = {"targets": [f"127.0.0.1:{operator.port}"], "labels": {"namespace": "podlink-system", "pod": "podlink-0"}}
     settings = {
         "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms"},
         "rule_files": [str(ALERTS)],

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import shutil
 import tomllib
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import yaml
 
+from deploy.chart import URL, VALUES_FILES, Right, default_values, each_values_file, leaves, load, rights_of, value_of
+from podlink.cluster import preflight
 from sandbox.cluster import CHART, CRD, FINALIZER_POLICY, REPOSITORY
+from sandbox.helm import settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
+    from pathlib import Path
 
     from sandbox.helm import Helm
 
-VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
-URL = "redis.url=redis://redis.data:6379/0"
 CLUSTER_SCOPED = {
     "ClusterRole",
     "ClusterRoleBinding",
@@ -26,31 +29,6 @@ CLUSTER_SCOPED = {
     "MutatingAdmissionPolicy",
     "MutatingAdmissionPolicyBinding",
 }
-
-each_values_file = pytest.mark.parametrize("values", VALUES, ids=[path.stem.removesuffix("-values") for path in VALUES])
-
-
-def load(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
-
-
-def settings(*pairs: str) -> list[str]:
-    return [word for pair in pairs for word in ("--set", pair)]
-
-
-def leaves(values: dict[str, Any], path: str = "") -> Iterator[str]:
-    for name, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from leaves(value, f"{path}{name}.")
-        else:
-            yield f"{path}{name}"
-
-
-def value_of(values: Any, path: str) -> Any:
-    """None when it is not set."""
-    for name in path.split("."):
-        values = values.get(name) if isinstance(values, dict) else None
-    return values
 
 
 def only(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:
@@ -80,14 +58,34 @@ def test_lint_finds_nothing(helm: Helm, values: Path) -> None:
     helm.run("lint", "--strict", CHART, "--values", values)
 
 
-def test_values_files_change_every_value() -> None:
-    defaults = load(CHART / "values.yaml")
-    files = [load(path) for path in VALUES]
+def without(values: dict[str, Any], path: str) -> dict[str, Any]:
+    """A copy in which one value is not set."""
+    changed = copy.deepcopy(values)
+    *parents, name = path.split(".")
+    place = changed
+    for parent in parents:
+        place = place[parent]
+    del place[name]
+    return changed
 
-    def changed(path: str) -> bool:
-        return any(value_of(values, path) not in (None, value_of(defaults, path)) for values in files)
 
-    assert [path for path in leaves(defaults) if not changed(path)] == []
+def test_every_value_has_an_effect(helm: Helm, tmp_path: Path) -> None:
+    defaults = default_values()
+    file = tmp_path / "values.yaml"
+
+    def rendered(values: dict[str, Any]) -> str | None:
+        """None where the chart refuses them."""
+        file.write_text(yaml.safe_dump(values))
+        shown = helm.run("template", CHART, "--values", file, check=False)
+        return shown.stdout if shown.returncode == 0 else None
+
+    effective = set()
+    for values in map(load, VALUES_FILES):
+        whole = rendered(values)
+        assert whole is not None
+        changed = [path for path in leaves(defaults) if value_of(values, path) not in (None, value_of(defaults, path))]
+        effective |= {path for path in changed if rendered(without(values, path)) != whole}
+    assert [path for path in leaves(defaults) if path not in effective] == []
 
 
 @each_values_file
@@ -122,27 +120,33 @@ def test_namespaced_release_is_nothing_to_the_cluster(helm: Helm) -> None:
     assert environment(objects)["PODLINK_NAMESPACE"] == "default kube-public"
 
 
-def test_rights_are_those_that_the_operator_uses(helm: Helm) -> None:
-    objects = helm.objects(*settings(URL))
-    role = next(each for each in objects if each["kind"] == "ClusterRole" and each["metadata"]["name"] == "podlink")
-    granted = {
-        (group, resource, verb)
-        for rule in role["rules"]
-        for group in rule["apiGroups"]
-        for resource in rule["resources"]
-        for verb in rule["verbs"]
+def needed(rights: Iterable[preflight.Right]) -> set[Right]:
+    """What the operator asks the API server about, in the words of a role."""
+    return {
+        Right(each.group, f"{each.resource}/{each.subresource}".rstrip("/"), verb)
+        for each in rights
+        for verb in each.verbs
     }
-    assert granted == {
-        ("", "pods", "list"),
-        ("", "pods", "watch"),
-        ("apps", "statefulsets", "list"),
-        ("apps", "statefulsets", "watch"),
-        ("podlink.io", "podlinks", "list"),
-        ("podlink.io", "podlinks", "watch"),
-        ("podlink.io", "podlinks", "patch"),
-        ("podlink.io", "podlinks/status", "patch"),
-        ("events.k8s.io", "events", "create"),
-    }
+
+
+@pytest.mark.parametrize(
+    ("values", "watched", "also"),
+    [
+        ("cluster-wide", {""}, set()),
+        ("namespaced", {"default", "kube-public"}, {Right("", "namespaces", "get")}),
+    ],
+)
+def test_rights_are_those_that_the_operator_says_it_needs(
+    helm: Helm, values: str, watched: set[str], also: set[Right]
+) -> None:
+    objects = helm.objects("--values", CHART / "ci" / f"{values}-values.yaml", namespace="games")
+    bound = {each["roleRef"]["name"] for each in objects if each["kind"].endswith("RoleBinding")}
+    roles = [each for each in objects if each["kind"].endswith("Role") and each["metadata"]["name"] in bound]
+    lease = [role for role in roles if role["metadata"].get("namespace") == "games"]
+
+    assert rights_of(*lease) == needed(preflight.LEASE)
+    watching = {role["metadata"].get("namespace", ""): rights_of(role) for role in roles if role not in lease}
+    assert watching == dict.fromkeys(watched, needed(preflight.WATCHED) | also)
 
 
 def test_one_secret_for_everything_is_mounted_once(helm: Helm) -> None:
@@ -178,9 +182,9 @@ def test_embedded_valkey_has_a_place_for_its_data(helm: Helm) -> None:
 
 
 def test_digest_wins_over_the_tag(helm: Helm) -> None:
-    objects = helm.objects("--values", CHART / "ci" / "redis-cluster-values.yaml")
-    image = pod_spec(objects)["containers"][0]["image"]
-    assert image.startswith("registry.example/podlink@sha256:0123")
+    digest = f"sha256:{64 * '0'}"
+    objects = helm.objects(*settings(URL, "image.tag=0.1.0-debug", f"image.digest={digest}"))
+    assert pod_spec(objects)["containers"][0]["image"] == f"podlink@{digest}"
 
 
 def egress(helm: Helm, values: str) -> list[tuple[list[Any], Any]]:
@@ -225,7 +229,7 @@ def test_monitoring_carries_alerts_and_dashboard_as_they_are(helm: Helm) -> None
 
 
 def test_unknown_values_are_refused_everywhere(helm: Helm) -> None:
-    known = {path.rpartition(".")[0] for path in leaves(load(CHART / "values.yaml"))}
+    known = {path.rpartition(".")[0] for path in leaves(default_values())}
     free = ("metrics.dashboard.labels", "resources.requests", "resources.limits")  # for any names
     paths = sorted(known - set(free))
     assert "redis.tls" in paths
@@ -251,6 +255,9 @@ def test_unknown_values_are_refused_everywhere(helm: Helm) -> None:
         (["redis.embedded=true", "replicas=2"], "replicas must be 1 with redis.embedded"),
         (["redis.embedded=true", "redis.username=gate"], "leave them out with redis.embedded"),
         (["redis.embedded=yes"], "at '/redis/embedded': got string, want boolean"),
+        ([URL, "redis.tls.secretName=tls"], "redis.tls.secretName is for TLS, and redis.url is without"),
+        ([URL, "logLevel=trace"], "/logLevel"),
+        ([URL, "extraVolumeMounts[0].name=scratch"], "/extraVolumeMounts/0"),
         ([URL, "redis.tls.secretName=tls", "redis.tls.certKey=tls.crt"], "redis.tls.certKey and redis.tls.keyKey"),
         ([URL, "redis.passwordSecret.name=Redis"], "at '/redis/passwordSecret/name'"),
         (["redis.urlSecret.name=redis", "redis.urlSecret.key="], "at '/redis/urlSecret/key'"),
@@ -282,3 +289,19 @@ def test_wrong_values_are_refused(helm: Helm, given: list[str], told: str) -> No
     assert refused.returncode == 1
     assert told in refused.stderr
     assert "hunter2" not in refused.stderr
+
+
+def test_labels_of_the_pod_never_replace_those_that_it_is_found_by(helm: Helm) -> None:
+    objects = helm.objects(*settings(URL, "podLabels.app\\.kubernetes\\.io/name=other", "podLabels.team=core"))
+    deployment = only(objects, "Deployment")["spec"]
+    labels = deployment["template"]["metadata"]["labels"]
+    assert labels["team"] == "core"
+    assert deployment["selector"]["matchLabels"].items() <= labels.items()
+
+
+def test_a_chart_that_is_not_whole_says_what_it_lacks(helm: Helm, tmp_path: Path) -> None:
+    part = tmp_path / "podlink"
+    shutil.copytree(CHART, part)
+    (part / "files" / "podlinks.yaml").unlink()
+    refused = helm.run("template", part, *settings(URL), check=False)
+    assert "the chart lacks files/podlinks.yaml: take the whole of it" in refused.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,9 @@ import pytest
 import yaml
 
 from cluster.harness import eventually
+from deploy.chart import URL, each_values_file
 from sandbox.cluster import CHART
-from sandbox.helm import RELEASE, HelmError
+from sandbox.helm import HelmError, Release, settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,50 +22,19 @@ if TYPE_CHECKING:
     from sandbox.control_plane import ControlPlane
     from sandbox.helm import Helm
 
-VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
-URL = ("--set", "redis.url=redis://redis.data:6379/0")
 TYPE = "customresourcedefinition.apiextensions.k8s.io/podlinks.podlink.io"
 POLICIES = ("mutatingadmissionpolicy", "mutatingadmissionpolicybinding")
 
 
-class Release:
-    """One release of the chart."""
-
-    def __init__(self, helm: Helm, cluster: Cluster, namespace: str) -> None:
-        self.helm = helm
-        self.cluster = cluster
-        self.namespace = namespace
-
-    def run(self, verb: str, *args: str | Path) -> str:
-        where = ("--namespace", self.namespace)
-        return self.helm.run(verb, RELEASE, *args, *where, cluster=self.cluster).stdout
-
-    def install(self, *flags: str, chart: Path = CHART) -> str:
-        """Install it and wait until its pods are Ready; returns what helm says."""
-        return self.run("install", chart, *URL, *flags, "--wait", "--timeout", "60s")
-
-    def upgrade(self, *flags: str) -> str:
-        return self.run("upgrade", CHART, *URL, *flags, "--wait", "--timeout", "60s")
-
-    def uninstall(self) -> str:
-        return self.run("uninstall", "--wait", "--timeout", "60s")
-
-    def manifest(self) -> str:
-        where = ("--namespace", self.namespace)
-        return self.helm.run("get", "manifest", RELEASE, *where, cluster=self.cluster).stdout
-
-    def left(self, manifest: str) -> list[str]:
-        """Which objects of a manifest are there."""
-        found = self.cluster.kubectl("get", "--ignore-not-found", "-o", "name", "-f", "-", input=manifest)
-        return found.stdout.split()
-
-
 @pytest.fixture
 def release(helm: Helm, bare_cluster: ControlPlane, restricted: str) -> Iterator[Release]:
-    running = Release(helm, bare_cluster, restricted)
-    yield running
-    where = ("--namespace", restricted)
-    helm.run("uninstall", RELEASE, *where, "--ignore-not-found", "--wait", cluster=bare_cluster)
+    with Release(helm, bare_cluster, restricted, *settings(URL)) as running:
+        yield running
+
+
+def left(release: Release, manifest: str) -> list[str]:
+    """Which objects of a manifest are there."""
+    return release.cluster.kubectl("get", "--ignore-not-found", "-o", "name", "-f", "-", input=manifest).stdout.split()
 
 
 def names(cluster: Cluster, kind: str, *args: str) -> list[str]:
@@ -81,7 +52,7 @@ def podlink(name: str) -> dict[str, object]:
     return {"apiVersion": "podlink.io/v1alpha1", "kind": "PodLink", "metadata": {"name": name}, "spec": spec}
 
 
-@pytest.mark.parametrize("values", VALUES, ids=[path.stem.removesuffix("-values") for path in VALUES])
+@each_values_file
 def test_every_object_is_valid(helm: Helm, monitored_cluster: ControlPlane, restricted: str, values: Path) -> None:
     manifest = helm.render("--values", values, namespace=restricted)
 
@@ -103,10 +74,10 @@ def test_release_comes_and_goes(release: Release) -> None:
     cluster.await_podlinks()
     cluster.apply(podlink("player-1"), namespace=namespace)
 
-    manifest = release.manifest()
+    manifest = release.run("get manifest")
     release.uninstall()
 
-    assert release.left(manifest) == [TYPE]
+    assert left(release, manifest) == [TYPE]
     assert "deletionTimestamp" not in cluster.kubectl_json("get", TYPE)["metadata"]
     assert names(cluster, "secrets,configmaps,pods", "-n", namespace) == ["configmap/kube-root-ca.crt"]
     assert names(cluster, "podlinks", "-n", namespace) == ["podlink.podlink.io/player-1"], "kept, as the type is"
@@ -161,11 +132,11 @@ def test_type_goes_with_the_release_when_told_so(release: Release) -> None:
     assert TYPE in names(release.cluster, "crd")
     assert "Before you uninstall, delete all PodLinks" in said
 
-    manifest = release.manifest()
+    manifest = release.run("get manifest")
     release.uninstall()
 
     # The API server takes its time to end with a type.
-    eventually(lambda: release.left(manifest), [])
+    eventually(lambda: left(release, manifest), [])
 
 
 def test_people_get_rights_by_the_roles_that_clusters_have(release: Release) -> None:
@@ -185,3 +156,27 @@ def test_people_get_rights_by_the_roles_that_clusters_have(release: Release) -> 
     eventually(lambda: rights("edit", "podlinks.podlink.io"), everything)
     eventually(lambda: rights("admin", "podlinks.podlink.io"), everything)
     assert {rights(role, "podlinks.podlink.io/status") for role in ("view", "edit", "admin")} == {"get"}
+
+
+def test_no_finalizer_where_nobody_would_take_it_away(release: Release) -> None:
+    cluster = release.cluster
+    served, other = (cluster.create_namespace() for _ in range(2))
+
+    def finalizers(namespace: str) -> list[str] | None:
+        """Of a PodLink that is created there, in a dry run; None while the API server does not apply the policy yet."""
+        created = cluster.kubectl(
+            *("create", "--dry-run=server", "-o", "json", "-n", namespace, "-f", "-"),
+            input=json.dumps(podlink("player-1")),
+            check=False,
+        )
+        return json.loads(created.stdout)["metadata"].get("finalizers", []) if created.returncode == 0 else None
+
+    release.install("--set", f"watch.namespaces={{{served}}}")
+    eventually(lambda: finalizers(served), ["podlink.io/release"], timeout=30)
+    assert finalizers(other) == []
+
+    release.upgrade("--set", f"watch.namespaces={{{other}}}")
+    eventually(lambda: finalizers(other), ["podlink.io/release"], timeout=30)
+    assert finalizers(served) == []
+    for namespace in (served, other):
+        cluster.delete_namespace(namespace)

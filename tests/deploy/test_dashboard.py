@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from deploy.promql import VARIABLES, dashboard, dashboard_queries, promtool, wrong_selections
+from deploy.monitoring import VARIABLES, dashboard, dashboard_queries, promtool, wrong_selections
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,12 +17,9 @@ if TYPE_CHECKING:
     from deploy.scraping import Scraped
 
 PANELS = [panel for panel in dashboard()["panels"] if panel["type"] != "row"]
-ROWS = [panel for panel in dashboard()["panels"] if panel["type"] == "row"]
 COLUMNS = 24
 
 UNITS = {"none", "short", "s", "ops", "bytes", "suffix: periods ago"}
-NOT_SHOWN: dict[str, str] = {}
-"""Metric -> why the dashboard does without it."""
 
 
 def titles(panels: list[dict[str, Any]]) -> list[str]:
@@ -53,7 +50,7 @@ def test_all_that_an_operator_exposes_is_shown(scraped: Scraped) -> None:
         for family in scraped.metrics.families
         if family.startswith("podlink_") and not scraped.metrics.names_of(family) & shown
     }
-    assert unseen == NOT_SHOWN.keys()
+    assert unseen == set()
 
 
 def test_a_prometheus_answers_every_query_with_data(scraped: Scraped) -> None:
@@ -86,10 +83,8 @@ def test_a_panel_is_complete(panel: dict[str, Any]) -> None:
     assert panel["description"].endswith(".")
     unit = panel["options"]["yAxis"]["unit"] if panel["type"] == "heatmap" else panel["fieldConfig"]["defaults"]["unit"]
     assert unit in UNITS
-    assert [target["refId"] for target in panel["targets"]] == list("ABCDEF")[: len(panel["targets"])]
     assert panel["targets"]
-    for target in panel["targets"]:
-        assert 0 < len(re.sub(r"[{}]", "", target["legendFormat"])) <= 24
+    assert all(target["legendFormat"] for target in panel["targets"])
 
 
 def test_ids_and_titles_are_unique() -> None:
@@ -110,14 +105,10 @@ def test_panels_fill_the_width_and_do_not_overlap() -> None:
     assert len(taken) == COLUMNS * (1 + max(y for _, y in taken)), "a gap"
 
 
-def test_health_comes_first_and_every_row_has_panels() -> None:
-    assert ROWS[0]["title"] == "Health"
-    assert ROWS[0]["gridPos"]["y"] == 0
+def test_every_row_has_panels() -> None:
     kinds = [panel["type"] == "row" for panel in dashboard()["panels"]]
     assert not any(first and second for first, second in itertools.pairwise([*kinds, True]))
 
 
-def test_it_is_the_dashboard_that_the_documentation_links_to() -> None:
-    whole = dashboard()
-    assert (whole["uid"], whole["title"]) == ("podlink", "PodLink")
-    assert "id" not in whole, "a number that a Grafana gave it"
+def test_a_grafana_takes_it_for_a_new_one() -> None:
+    assert "id" not in dashboard(), "a number that a Grafana gave it"

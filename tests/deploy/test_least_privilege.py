@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import json
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from cluster.harness import Kube, Wire, disagreement, eventually
 from cluster.operators import start_operator
-from sandbox.cluster import CHART
-from sandbox.helm import RELEASE
+from deploy.chart import URL, Right, rights_of
+from sandbox.helm import RELEASE, Release, settings
 from sandbox.processes import until
 from sandbox.redis_servers import RedisServer
 
@@ -29,91 +29,60 @@ if TYPE_CHECKING:
 DEFAULTS = ("system:basic-user", "system:discovery", "system:public-info-viewer")
 
 
-class Right(NamedTuple):
-    """One verb on one resource."""
-
-    namespace: str
-    """Empty: in all of them."""
-    resource: str
-    verb: str
+Grant = tuple[str, Right]
+"""With its namespace; empty: in all of them."""
 
 
-class Installed:
+class Installed(Release):
     """A release of the chart, and its operator as a process of this machine."""
 
     def __init__(self, helm: Helm, cluster: ControlPlane, namespace: str) -> None:
-        self.cluster = cluster
-        self.namespace = namespace
-        self.account = f"system:serviceaccount:{namespace}:{RELEASE}"
-        self._helm = helm
-
-    def install(self, *flags: str) -> None:
-        where = ("--namespace", self.namespace)
         # The cluster of the tests has type and policy, which other tests need.
-        shared = ("--set", "crds.install=false,finalizerPolicy=disabled,redis.url=redis://redis:6379")
-        self._helm.run("install", RELEASE, CHART, *where, *shared, *flags, cluster=self.cluster)
-
-    def uninstall(self) -> None:
-        where = ("--namespace", self.namespace)
-        self._helm.run("uninstall", RELEASE, *where, "--ignore-not-found", "--wait", cluster=self.cluster)
+        super().__init__(helm, cluster, namespace, *settings(URL, "crds.install=false", "finalizerPolicy=disabled"))
+        self.account = f"system:serviceaccount:{namespace}:{RELEASE}"
+        self._audit_log = cluster.audit_log
 
     def environment(self, directory: Path, redis_url: str) -> dict[str, str]:
         """What the container of the Deployment has, but for the place of its Redis and of its token."""
         deployment = self.cluster.kubectl_json("get", "deployment", RELEASE, "-n", self.namespace)
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         variables = {each["name"]: each.get("value", self.namespace) for each in container["env"]}
-        content = json.loads(
-            self.cluster.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json").stdout
-        )
         token = self.cluster.kubectl("create", "token", RELEASE, "-n", self.namespace).stdout.strip()
-        content["users"][0]["user"] = {"token": token}
         kubeconfig = directory / "kubeconfig"
-        kubeconfig.write_text(json.dumps(content))
+        self.cluster.write_kubeconfig(kubeconfig, {"token": token})
         return variables | {"PODLINK_REDIS_URL": redis_url, "KUBECONFIG": str(kubeconfig)}
 
-    def granted(self) -> set[Right]:
+    def granted(self) -> set[Grant]:
         """What the roles say that are bound to the account."""
-        rights = set()
+        grants = set()
         for kind in ("clusterrolebindings", "rolebindings"):
             for binding in self.cluster.kubectl_json("get", kind, "-A")["items"]:
                 account = {"kind": "ServiceAccount", "name": RELEASE, "namespace": self.namespace}
                 if account in binding.get("subjects", ()):
                     namespace = binding["metadata"].get("namespace", "")
                     where = ("-n", namespace) if namespace else ()
-                    role = self.cluster.kubectl_json(
-                        "get", binding["roleRef"]["kind"], binding["roleRef"]["name"], *where
-                    )
-                    rights |= {right for rule in role["rules"] for right in expand(namespace, rule)}
-        return rights
+                    reference = binding["roleRef"]
+                    role = self.cluster.kubectl_json("get", reference["kind"], reference["name"], *where)
+                    grants |= {(namespace, right) for right in rights_of(role)}
+        return grants
 
     def asked(self) -> list[dict[str, Any]]:
         """What the account asked of the API server."""
-        lines = self.cluster.audit_log.read_text().splitlines()
+        lines = self._audit_log.read_text().splitlines()
         return [entry for line in lines if (entry := json.loads(line))["user"]["username"] == self.account]
 
-    def used(self) -> set[Right]:
+    def used(self) -> set[Grant]:
         """What it was allowed by roles that were bound to it."""
-        rights = set()
+        grants = set()
         for entry in self.asked():
             reason = entry["annotations"]["authorization.k8s.io/reason"]
             if not any(f'ClusterRole "{name}"' in reason for name in DEFAULTS):
                 reference = entry["objectRef"]
                 everywhere = "ClusterRoleBinding" in reason
                 namespace = "" if everywhere else reference["namespace"]
-                group, sub = reference.get("apiGroup", ""), reference.get("subresource", "")
-                rights.add(Right(namespace, resource(group, reference["resource"], sub), entry["verb"]))
-        return rights
-
-
-def resource(group: str, plural: str, sub: str = "") -> str:
-    return f"{plural}{f'.{group}' if group else ''}{f'/{sub}' if sub else ''}"
-
-
-def expand(namespace: str, rule: dict[str, Any]) -> Iterator[Right]:
-    for group in rule["apiGroups"]:
-        for plural in rule["resources"]:
-            for verb in rule["verbs"]:
-                yield Right(namespace, resource(group, *plural.split("/")), verb)
+                resource = f"{reference['resource']}/{reference.get('subresource', '')}".rstrip("/")
+                grants.add((namespace, Right(reference.get("apiGroup", ""), resource, entry["verb"])))
+        return grants
 
 
 @pytest.fixture
@@ -124,9 +93,8 @@ def redis_server() -> Iterator[RedisServer]:
 
 @pytest.fixture
 def installed(helm: Helm, control_plane: ControlPlane, restricted: str) -> Iterator[Installed]:
-    release = Installed(helm, control_plane, restricted)
-    yield release
-    release.uninstall()
+    with Installed(helm, control_plane, restricted) as release:
+        yield release
 
 
 @pytest.fixture
@@ -163,7 +131,7 @@ def test_everything_works_and_nothing_granted_is_unused(
     installed: Installed, games: list[str], redis_server: RedisServer, scope: str, tmp_path: Path
 ) -> None:
     listed = scope == "listed namespaces"
-    installed.install(*(("--set", f"watch.namespaces={{{','.join(games)}}}") if listed else ()))
+    installed.install(*(settings(f"watch.namespaces={{{','.join(games)}}}") if listed else ()))
     environment = installed.environment(tmp_path, redis_server.url)
     with ExitStack() as stack:
         operator = stack.enter_context(start_operator(installed.cluster, **environment))
@@ -175,7 +143,7 @@ def test_everything_works_and_nothing_granted_is_unused(
             play(kube, Wire(client, name))
             kube.clear()
             eventually(lambda kube=kube: kube.list("podlinks"), [])
-        renewed = Right(installed.namespace, "leases.coordination.k8s.io", "update")
+        renewed = (installed.namespace, Right("coordination.k8s.io", "leases", "update"))
         until(lambda: renewed in installed.used(), 20, "the lease to be renewed")
         assert operator.process.stop(grace_seconds=20) == 0
         assert not operator.faults()

@@ -6,11 +6,11 @@ import re
 from collections import defaultdict
 from typing import TYPE_CHECKING
 
-from deploy.promql import promtool
+from deploy.monitoring import promtool
 from deploy.scraping import MANY, UID
 
 if TYPE_CHECKING:
-    from deploy.promql import Exposed
+    from deploy.monitoring import Exposed
     from deploy.scraping import Scraped
 
 BASE_UNITS = ("seconds", "bytes", "total", "info")

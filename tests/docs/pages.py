@@ -9,10 +9,11 @@ from typing import Any
 
 import yaml
 
-ROOT = Path(__file__).parents[2]
-DOCS = ROOT / "docs"
+from sandbox.cluster import REPOSITORY
+
+DOCS = REPOSITORY / "docs"
 PAGES = {str(path.relative_to(DOCS)): path.read_text() for path in DOCS.rglob("*.md")}
-PAGES["README.md"] = (ROOT / "README.md").read_text()
+PAGES["README.md"] = (REPOSITORY / "README.md").read_text()
 MEASURED = {"benchmarks.md", "failover.md", "limitations.md"}
 
 

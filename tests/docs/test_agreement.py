@@ -1,7 +1,6 @@
 """README, CRD, scripts and code name the same things."""
 
 import re
-from pathlib import Path
 
 import msgspec
 import pytest
@@ -11,10 +10,10 @@ import podlink
 import podlink.sync
 from podlink.domain.podlinks import Condition, OnPodLoss, Phase, Policy, Reason, Spec, Status
 from podlink.domain.states import PodState, WorkloadState
+from sandbox.cluster import CRD, REPOSITORY
 
-ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
-(VERSION,) = yaml.safe_load((ROOT / "crds/podlinks.yaml").read_text())["spec"]["versions"]
+README = (REPOSITORY / "README.md").read_text()
+(VERSION,) = yaml.safe_load(CRD.read_text())["spec"]["versions"]
 SCHEMA = VERSION["schema"]["openAPIV3Schema"]["properties"]
 SPEC = SCHEMA["spec"]["properties"]
 STATUS = SCHEMA["status"]["properties"]
@@ -81,4 +80,4 @@ def test_readme_names_every_phase_reason_and_state() -> None:
 def test_links_lead_somewhere() -> None:
     targets = re.findall(r"\]\(([^)#]+)\)", README)
     assert targets
-    assert [target for target in targets if not (ROOT / target).exists()] == []
+    assert [target for target in targets if not (REPOSITORY / target).exists()] == []

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from docs.pages import commands_of, documents_of
 from sandbox.cluster import KUBECTL, REPOSITORY
-from unit.pages import commands_of, documents_of
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -14,9 +14,6 @@ if TYPE_CHECKING:
     from sandbox.cluster import Cluster
     from sandbox.images import Image
 
-REVISION = "0123456789abcdef"
-SOURCE = "https://git.example/podlink"
-
 
 @pytest.fixture(scope="session")
 def image() -> Iterator[Image]:
@@ -24,7 +21,7 @@ def image() -> Iterator[Image]:
         if reason is not None:
             pytest.skip(reason)
     with images.Images() as storage:
-        yield storage.build(REVISION=REVISION, SOURCE=SOURCE)
+        yield storage.build(REVISION="0123456789abcdef", SOURCE="https://git.example/podlink")
 
 
 @pytest.fixture(scope="session")

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import pytest
 from packaging.requirements import Requirement
 
-from image.conftest import REVISION, SOURCE
 from podlink import __version__
 from sandbox.cluster import REPOSITORY, Cluster
 from sandbox.kubelet import Container
@@ -86,7 +85,8 @@ def test_it_says_what_it_is_and_how_to_run_it(image: Image) -> None:
     description = labels.pop("description")
     environment = dict(entry.split("=", 1) for entry in config.pop("Env"))
 
-    assert labels == {"title": "PodLink", "version": __version__, "revision": REVISION, "source": SOURCE}
+    given = {"revision": image.arguments["REVISION"], "source": image.arguments["SOURCE"]}
+    assert labels == {"title": "PodLink", "version": __version__, **given}
     assert "operator" in description.lower()
     assert environment["PATH"].startswith("/opt/podlink/bin:")
     assert environment["PYTHONUNBUFFERED"] == environment["PYTHONDONTWRITEBYTECODE"] == "1"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +10,7 @@ import pytest
 
 from cluster.harness import Kube, Wire, eventually, stateful_set
 from cluster.operators import Operator
+from sandbox.helm import Release, settings
 from sandbox.kubelet import Container
 from sandbox.redis_servers import RedisServer
 
@@ -28,48 +28,41 @@ SECRET = "redis-for-podlink"
 # All containers share the host's ports.
 ANY_PORT = {"PODLINK_HTTP_PORT": "0"}
 # The cluster has the type, and the roles view, edit and admin are not ours to change.
-RELEASE = ("crds.install=false", "finalizerPolicy=disabled", "rbac.aggregate=false")
-
-
-class Installed:
-    """The chart's objects in a namespace of their own, where nothing gets in but what is restricted."""
-
-    def __init__(self, cluster: Cluster, helm: Helm) -> None:
-        self._cluster = cluster
-        self._helm = helm
-        self.namespace = cluster.create_namespace("podlink")
-        cluster.kubectl("label", "namespace", self.namespace, "pod-security.kubernetes.io/enforce=restricted")
-
-    def pod(self, *values: str) -> dict[str, Any]:
-        """Apply the chart with these values, and return the pod that comes of it."""
-        flags = [word for value in (*RELEASE, *values) for word in ("--set", value)]
-        self._objects = self._helm.objects(*flags, namespace=self.namespace)
-        self._cluster.apply(*self._objects, namespace=self.namespace)
-        self._cluster.kubectl("rollout", "status", "deployment/podlink", "-n", self.namespace, "--timeout=60s")
-        (pod,) = self._cluster.kubectl_json("get", "pods", "-n", self.namespace)["items"]
-        return pod
-
-    def put_secret(self, **content: str) -> None:
-        secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": content}
-        self._cluster.apply(secret, namespace=self.namespace)
-
-    def remove(self) -> None:
-        items = {"apiVersion": "v1", "kind": "List", "items": self._objects}
-        self._cluster.kubectl("delete", "--ignore-not-found", "-f", "-", input=json.dumps(items))
-        self._cluster.delete_namespace(self.namespace)
+NOT_OURS = ("crds.install=false", "finalizerPolicy=disabled", "rbac.aggregate=false")
+BY_SECRET = settings(f"redis.urlSecret.name={SECRET}")
 
 
 @contextlib.contextmanager
-def installed(cluster: Cluster, helm: Helm) -> Iterator[Installed]:
-    chart = Installed(cluster, helm)
-    yield chart
-    chart.remove()
+def restricted_release(cluster: Cluster, helm: Helm) -> Iterator[Release]:
+    """A release in a namespace of its own, where nothing gets in but what is restricted."""
+    namespace = cluster.create_namespace("podlink")
+    cluster.kubectl("label", "namespace", namespace, "pod-security.kubernetes.io/enforce=restricted")
+    # Releases share the cluster, where its rights need a name of their own.
+    values = settings(*NOT_OURS, f"fullnameOverride={namespace}")
+    try:
+        with Release(helm, cluster, namespace, *values) as release:
+            yield release
+    finally:
+        cluster.delete_namespace(namespace)
+
+
+def pod_of(release: Release) -> dict[str, Any]:
+    """The one pod that came of it."""
+    pods = ("get", "pods", "-l", "app.kubernetes.io/name=podlink", "-n", release.namespace)
+    (pod,) = release.cluster.kubectl_json(*pods)["items"]
+    return pod
+
+
+def put_secret(release: Release, **content: str) -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": content}
+    release.cluster.apply(secret, namespace=release.namespace)
 
 
 @contextlib.contextmanager
-def started(pod: dict[str, Any], image: Image, cluster: Cluster) -> Iterator[tuple[Container, Operator]]:
-    """The operator of a pod, when it listens."""
-    with Container(cluster, pod, image, environment=ANY_PORT) as container:
+def started(release: Release, image: Image, *flags: str) -> Iterator[tuple[Container, Operator]]:
+    """The operator of the release, installed with these flags, when it listens."""
+    release.install(*flags)
+    with Container(release.cluster, pod_of(release), image, environment=ANY_PORT) as container:
         operator = Operator(container.process)
         try:
             operator.await_start()
@@ -79,9 +72,9 @@ def started(pod: dict[str, Any], image: Image, cluster: Cluster) -> Iterator[tup
 
 
 @pytest.fixture
-def chart(cluster: Cluster, helm: Helm) -> Iterator[Installed]:
-    with installed(cluster, helm) as chart:
-        yield chart
+def release(cluster: Cluster, helm: Helm) -> Iterator[Release]:
+    with restricted_release(cluster, helm) as release:
+        yield release
 
 
 @pytest.fixture(scope="module")
@@ -94,9 +87,9 @@ def redis_server() -> Iterator[RedisServer]:
 def running(
     image: Image, cluster: Cluster, helm: Helm, redis_server: RedisServer
 ) -> Iterator[tuple[Container, Operator]]:
-    with installed(cluster, helm) as chart:
-        chart.put_secret(url=redis_server.url)
-        with started(chart.pod(f"redis.urlSecret.name={SECRET}"), image, cluster) as running:
+    with restricted_release(cluster, helm) as release:
+        put_secret(release, url=redis_server.url)
+        with started(release, image, *BY_SECRET) as running:
             running[1].await_ready()
             yield running
 
@@ -139,11 +132,9 @@ def test_people_can_look_around_in_its_pod(
         assert "lobby" in shown.stdout
 
 
-def test_it_ends_in_order_and_in_time(
-    image: Image, cluster: Cluster, chart: Installed, redis_server: RedisServer
-) -> None:
-    chart.put_secret(url=redis_server.url)
-    with started(chart.pod(f"redis.urlSecret.name={SECRET}"), image, cluster) as (container, operator):
+def test_it_ends_in_order_and_in_time(image: Image, release: Release, redis_server: RedisServer) -> None:
+    put_secret(release, url=redis_server.url)
+    with started(release, image, *BY_SECRET) as (container, operator):
         operator.await_ready()
 
         begun = time.monotonic()
@@ -152,22 +143,22 @@ def test_it_ends_in_order_and_in_time(
         assert not operator.faults()
 
 
-def test_it_waits_for_its_secret(image: Image, cluster: Cluster, chart: Installed, redis_server: RedisServer) -> None:
-    with started(chart.pod(f"redis.urlSecret.name={SECRET}"), image, cluster) as (container, operator):
+def test_it_waits_for_its_secret(image: Image, release: Release, redis_server: RedisServer) -> None:
+    with started(release, image, *BY_SECRET) as (container, operator):
         eventually(lambda: operator.readyz()[0], 503)
         assert f"/etc/podlink/secrets/{SECRET}/url" in operator.readyz()[1]
 
-        chart.put_secret(url=redis_server.url)
+        put_secret(release, url=redis_server.url)
         container.sync()
         operator.await_ready()
 
-        chart.put_secret(url=redis_server.url.removesuffix("/0") + "/1")
+        put_secret(release, url=redis_server.url.removesuffix("/0") + "/1")
         container.sync()
         assert container.process.wait(STOP_SECONDS) == 0
 
 
-def test_its_own_valkey_needs_no_more_than_a_directory(image: Image, cluster: Cluster, chart: Installed) -> None:
-    with started(chart.pod("redis.embedded=true"), image, cluster) as (container, operator):
+def test_its_own_valkey_needs_no_more_than_a_directory(image: Image, release: Release) -> None:
+    with started(release, image, *settings("redis.embedded=true")) as (container, operator):
         operator.await_ready()
         assert container.stop() == 0
 

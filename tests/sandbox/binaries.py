@@ -1,8 +1,9 @@
-"""Where the programs that come from Go modules come from: the control plane's, and Helm.
+"""Where what tests need of Go modules comes from: the control plane's programs, Helm, the Prometheus operator's types.
 
 No package registry ships kube-apiserver, so it is built once from its Go modules, which go.mod and go.sum pin, into the
 user's cache: minutes and gigabytes the first time, nothing after. Whoever has the programs already (the envtest assets
-that kubebuilder users know) points KUBEBUILDER_ASSETS at them. Helm is built in the same way.
+that kubebuilder users know) points KUBEBUILDER_ASSETS at them. Helm is built in the same way. The Prometheus operator's
+CRDs are files of its module, and only copied.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
-import json
 import os
 import platform
 import re
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 GO_REQUIREMENTS = HERE / "requirements-go.txt"
 PROMETHEUS_OPERATOR = HERE / "prometheusoperator"
+
+CRDS_TITLE = "the Prometheus operator's CRDs"
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 
@@ -118,7 +120,7 @@ def ensure(tools: Tools = CONTROL_PLANE) -> Path:
     if not _missing(tools, directory):
         return directory
     directory.parent.mkdir(parents=True, exist_ok=True)
-    with _only_one_build(tools, directory.parent / "build.lock"):
+    with _only_one_build(tools.title, directory.parent / "build.lock"):
         # Another process may have built them while this one waited.
         if _missing(tools, directory):
             _build(tools, directory)
@@ -128,18 +130,35 @@ def ensure(tools: Tools = CONTROL_PLANE) -> Path:
 def prometheus_operator_crds() -> Path:
     """Return the directory with the Prometheus operator's CRDs, `monitoring.coreos.com_<plural>.yaml`.
 
-    They are in go's module cache, fetched when they are not there yet.
+    Looked for in the cache, and put there when they are not. Another process that is about it is waited for.
 
     Raises:
         BinariesError: they could not be fetched.
     """
+    pinned = (PROMETHEUS_OPERATOR / "go.sum").read_bytes()
+    directory = cache_directory() / "prometheus-operator" / hashlib.sha256(pinned).hexdigest()[:16]
+    if not directory.exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one_build(CRDS_TITLE, directory.parent / "build.lock"):
+            if not directory.exists():
+                _fetch_crds(directory)
+    return directory
+
+
+def _fetch_crds(directory: Path) -> None:
+    """Have go fetch the module, and copy the files out of go's own cache, which may be emptied at any time."""
     module = "github.com/prometheus-operator/prometheus-operator"
-    log_path = cache_directory() / "prometheus-operator.log"
-    log_path.unlink(missing_ok=True)
     go = _find_go(PROMETHEUS_OPERATOR, cache_gigabytes=1)
-    go.run(["mod", "download", "-json", module], log_path, "getting the Prometheus operator's CRDs")
-    answer = log_path.read_text()
-    return Path(json.loads(answer[answer.index("{") :])["Dir"]) / "example" / "prometheus-operator-crd"
+    log_path = directory.with_suffix(".log")
+    log_path.unlink(missing_ok=True)
+    go.run(["mod", "download", module], log_path, f"getting {CRDS_TITLE}")
+    fetched = Path(go.ask(["list", "-m", "-f", "{{.Dir}}", module])) / "example" / "prometheus-operator-crd"
+    copied = directory.with_suffix(".building")
+    shutil.rmtree(copied, ignore_errors=True)
+    copied.mkdir()
+    for path in fetched.glob("*.yaml"):
+        shutil.copyfile(path, copied / path.name)
+    copied.rename(directory)
 
 
 def _users_own(tools: Tools) -> Path | None:
@@ -186,7 +205,7 @@ def _build_flags(tools: Tools) -> list[str]:
 
 
 @contextlib.contextmanager
-def _only_one_build(tools: Tools, path: Path) -> Iterator[None]:
+def _only_one_build(title: str, path: Path) -> Iterator[None]:
     """Hold the lock file; the kernel lets go of it however this process ends."""
     with path.open("a+") as lock:
         if not _locked(lock.fileno()):
@@ -195,7 +214,7 @@ def _only_one_build(tools: Tools, path: Path) -> Iterator[None]:
             with _progress() as report:
                 started = time.monotonic()
                 while not _locked(lock.fileno()):
-                    report(f"waiting for {holder}, which builds {tools.title}, {_seconds_since(started)}")
+                    report(f"waiting for {holder}, which builds {title}, {_seconds_since(started)}")
                     time.sleep(0.2)
         lock.truncate(0)
         lock.write(f"process {os.getpid()}")
@@ -281,6 +300,20 @@ class _Go(NamedTuple):
         else:
             hint = "The build failed"
         raise BinariesError(f"{hint}.\n{self.program} {' '.join(arguments)}\n{process.log_tail()}")
+
+    def ask(self, arguments: Sequence[str]) -> str:
+        """What it prints, when that takes no time."""
+        done = subprocess.run(
+            [self.program, *arguments],
+            env=_go_environment(),
+            cwd=self.module,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if done.returncode != 0:
+            raise BinariesError(f"{self.program} {' '.join(arguments)}: {done.stderr}")
+        return done.stdout.strip()
 
 
 def _find_go(module: Path, cache_gigabytes: int) -> _Go:

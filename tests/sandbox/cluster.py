@@ -135,6 +135,14 @@ class Cluster:
         created = self.kubectl(*dry_run, input=json.dumps(podlink), check=False)
         return created.returncode == 0 and "finalizers" in json.loads(created.stdout)["metadata"]
 
+    def write_kubeconfig(self, path: Path, user: Mapping[str, Any]) -> None:
+        """Write a kubeconfig that leads here with other credentials, in a kubeconfig's words: {"token": …}."""
+        view = self.kubectl("config", "view", "--raw", "--minify", "--flatten", "-o", "json").stdout
+        content = json.loads(view)
+        content["users"][0]["user"] = user
+        path.touch(mode=0o600)
+        path.write_text(json.dumps(content))
+
     def create_namespace(self, prefix: str = "test") -> str:
         """Create a namespace of a new name, ready for pods, and return the name."""
         name = f"{prefix}-{secrets.token_hex(4)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 RELEASE = "podlink"
 NAMESPACE = "podlink-system"
 TIMEOUT_SECONDS = 120
+
+_WAIT = ("--wait", "--timeout", "60s")
 
 
 class HelmError(RuntimeError):
@@ -69,3 +71,48 @@ class Helm:
     def objects(self, *args: str | Path, namespace: str = NAMESPACE) -> list[dict[str, Any]]:
         """`render`, decoded."""
         return [each for each in yaml.safe_load_all(self.render(*args, namespace=namespace)) if each]
+
+
+def settings(*pairs: str) -> list[str]:
+    """Flags that set these values, each `path=value`."""
+    return [word for pair in pairs for word in ("--set", pair)]
+
+
+class Release:
+    """A release of the chart, installed when told to, and gone at the end of a `with` block. Blocking.
+
+    Args:
+        helm: what installs it.
+        cluster: where.
+        namespace: the release's own.
+        flags: of every `install` and `upgrade`.
+    """
+
+    def __init__(self, helm: Helm, cluster: Cluster, namespace: str, *flags: str) -> None:
+        self.helm = helm
+        self.cluster = cluster
+        self.namespace = namespace
+        self._flags = flags
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.uninstall()
+
+    def run(self, verb: str, *args: str | Path) -> str:
+        """Run `helm VERB` on the release; returns what it says."""
+        where = ("--namespace", self.namespace)
+        return self.helm.run(*verb.split(), RELEASE, *args, *where, cluster=self.cluster).stdout
+
+    def install(self, *flags: str, chart: Path = CHART) -> str:
+        """Install it, and wait until its pods are Ready."""
+        return self.run("install", chart, *self._flags, *flags, *_WAIT)
+
+    def upgrade(self, *flags: str) -> str:
+        """Upgrade it, and wait until its pods are Ready."""
+        return self.run("upgrade", CHART, *self._flags, *flags, *_WAIT)
+
+    def uninstall(self) -> None:
+        """Uninstall it and wait until its objects are gone; one that is not there is fine."""
+        self.run("uninstall", "--ignore-not-found", *_WAIT)

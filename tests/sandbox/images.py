@@ -76,11 +76,13 @@ class Image:
         rootfs: the directory that a container would have as its root. Not to be written to.
         config: what the image says about itself, by the names of the OCI image specification: User, Env, Labels…
         over_base: size in bytes of each regular file in the layers that the Dockerfile put on its base, by path.
+        arguments: the build arguments that it was given.
     """
 
     rootfs: Path
     config: Mapping[str, Any]
     over_base: Mapping[str, int]
+    arguments: Mapping[str, str]
 
 
 class Images:
@@ -110,7 +112,7 @@ class Images:
             BUILD_TIMEOUT_SECONDS,
         )
         config = self._inspect(IMAGE)["OCIv1"]["config"]
-        return Image(self._lay_out(), config, self._over_base(base))
+        return Image(self._lay_out(), config, self._over_base(base), arguments)
 
     def _debian(self) -> str:
         """The name of a base image made of Debian packages."""

@@ -9,10 +9,14 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from sandbox.binaries import BinariesError
-from sandbox.cluster import CHART, FINALIZER_POLICY, REPOSITORY
+from sandbox.cluster import CHART, CRD, FINALIZER_POLICY, REPOSITORY
 from sandbox.helm import NAMESPACE, Helm, HelmError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 DEPLOY = REPOSITORY / "deploy"
 VALUES = CHART / "ci" / "install-values.yaml"
@@ -43,12 +47,21 @@ def generate(helm: Helm) -> dict[Path, str]:
     templates = _render(helm)
     base = Path("kustomize", "base")
     policy = Path("kustomize", "components", "finalizer-policy", FINALIZER_POLICY.name)
-    files = {base / name: _HEADER + _documents(texts) for name, texts in templates.items()}
+    files = {base / name: _HEADER + _documents(texts) for name, texts in templates.items()} | chart_files()
     everything = [text for texts in templates.values() for text in texts]
     return files | {
         Path("install.yaml"): _INSTALL + _documents(everything),
         policy: _HEADER + FINALIZER_POLICY.read_text(),
     }
+
+
+def chart_files() -> dict[Path, str]:
+    """What the chart takes from elsewhere: path below deploy/ -> text.
+
+    Helm would follow a symbolic link, but not everything does that brings a chart to a cluster.
+    """
+    header = "# Generated from crds/podlinks.yaml (make manifests): change it there.\n"
+    return {Path("chart", "podlink", "files", CRD.name): header + CRD.read_text()}
 
 
 def _render(helm: Helm) -> dict[str, list[str]]:
@@ -72,9 +85,14 @@ def main() -> None:
     """Write them into deploy/."""
     try:
         with tempfile.TemporaryDirectory(prefix="podlink-helm-") as directory:
-            files = generate(Helm(Path(directory)))
+            # The chart is rendered from them.
+            _write(chart_files())
+            _write(generate(Helm(Path(directory))))
     except (BinariesError, HelmError) as error:
         sys.exit(f"error: {error}")
+
+
+def _write(files: Mapping[Path, str]) -> None:
     for path, text in files.items():
         target = DEPLOY / path
         target.parent.mkdir(parents=True, exist_ok=True)

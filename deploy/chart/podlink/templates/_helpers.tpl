@@ -43,12 +43,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{- /* The documents of a plain manifest under files/, with the release's labels and the annotations given. */}}
+{{- /* The documents of a plain manifest under files/, with the release's labels and the annotations given. What there is
+       of a policy's binding holds for the namespaces given, where there are any. */}}
 {{- define "podlink.manifest" -}}
 {{- $labels := include "podlink.labels" .root | fromYaml }}
-{{- range $document := .root.Files.Get .file | splitList "\n---\n" }}
+{{- $text := required (printf "the chart lacks %s: take the whole of it" .file) (.root.Files.Get .file) }}
+{{- range $document := $text | splitList "\n---\n" }}
 {{- $object := fromYaml $document }}
 {{- $_ := set $object.metadata "labels" $labels }}
+{{- if and $.namespaces (hasSuffix "Binding" $object.kind) }}
+{{- $names := dict "key" "kubernetes.io/metadata.name" "operator" "In" "values" $.namespaces }}
+{{- $selected := dict "namespaceSelector" (dict "matchExpressions" (list $names)) }}
+{{- $_ := set $object.spec "matchResources" $selected }}
+{{- end }}
 {{- with $.annotations }}
 {{- $_ := set $object.metadata "annotations" . }}
 {{- end }}
@@ -62,6 +69,19 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- with .Values.redis }}
 {{- list .urlSecret.name .passwordSecret.name .tls.secretName | compact | uniq | toJson }}
 {{- end }}
+{{- end }}
+
+{{- /* A rule of the network policy: out to these ports of these peers; none named: of any. */}}
+{{- define "podlink.egress" -}}
+- ports:
+    {{- range .ports }}
+    - port: {{ . }}
+      protocol: TCP
+    {{- end }}
+  {{- with .to }}
+  to:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
 {{- end }}
 
 {{- /* What the schema cannot say in a sentence. */}}
@@ -90,6 +110,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- if ne (empty $redis.tls.certKey) (empty $redis.tls.keyKey) }}
 {{- fail "redis.tls.certKey and redis.tls.keyKey belong together: set both (a client certificate and its key), or none" }}
+{{- end }}
+{{- if and $redis.tls.secretName $redis.url (not (hasPrefix "rediss" $redis.url)) }}
+{{- fail "redis.tls.secretName is for TLS, and redis.url is without: begin it with rediss://, rediss+sentinel:// or rediss+cluster://" }}
 {{- end }}
 {{- if and .Values.tracing.enabled (not .Values.tracing.endpoint) }}
 {{- fail "tracing.endpoint is empty: with tracing.enabled it must name the collector, for example http://otel-collector.tracing:4318" }}
