@@ -48,6 +48,9 @@ class Metrics:
             registry=r,
         )
         self.redis_up = Gauge("podlink_redis_up", "1 while Redis answers.", registry=r)
+        self.data_losses = Counter(
+            "podlink_redis_data_losses", "How often Redis came back without its data, or was another one.", registry=r
+        )
         self.redis_connections = Gauge("podlink_redis_connections", "Open connections to Redis.", registry=r)
         self.redis_circuits_open = Gauge(
             "podlink_redis_circuits_open",

@@ -444,6 +444,20 @@ def test_a_link_that_redis_refuses_says_why_and_is_made_when_it_can_be(kube: Kub
     kube.unlink("refused")
 
 
+def test_a_link_that_waits_says_so_when_redis_refuses_it(kube: Kube, wire: Wire) -> None:
+    kube.link("awaited", podId=7)
+    eventually(lambda: kube.report("awaited"), ("Pending", "PodNotFound", None))
+    key = f"sf:{{{kube.namespace}:lk:awaited}}lobby"
+    wire.redis.rpush(key, "somebody else's")
+    kube.patch("podlinks", "awaited", {"metadata": {"labels": {"looked": "at"}}})
+    eventually(lambda: kube.report("awaited"), ("Pending", "RedisUnavailable", None))
+    assert key in kube.message("awaited")
+
+    wire.redis.delete(key)
+    eventually(lambda: kube.report("awaited"), ("Pending", "PodNotFound", None), timeout=60)
+    kube.unlink("awaited")
+
+
 def test_namespaces_do_not_interfere(cluster: Cluster, kube: Kube, wire: Wire) -> None:
     name = cluster.create_namespace()
     with Kube(cluster, name) as other:

@@ -299,6 +299,12 @@ def test_labels_of_the_pod_never_replace_those_that_it_is_found_by(helm: Helm) -
     assert deployment["selector"]["matchLabels"].items() <= labels.items()
 
 
+def test_values_that_are_set_to_nothing_are_none(helm: Helm) -> None:
+    # As a user's file has them whose children are commented out.
+    nothing = [f"{name}=null" for name in ("podLabels", "podAnnotations", "nodeSelector", "affinity", "extraEnv")]
+    assert pod_spec(helm.objects(*settings(URL, *nothing)))
+
+
 def test_a_chart_that_is_not_whole_says_what_it_lacks(helm: Helm, tmp_path: Path) -> None:
     part = tmp_path / "podlink"
     shutil.copytree(CHART, part)

@@ -115,6 +115,7 @@ def test_redis_loses_all_data(kube: Kube, wire: Wire, operator: Operator, redis_
     # What nobody can bring back, somebody should know of.
     told = "Redis lost its data, or is another one: links that other clients made are gone"
     assert [entry["level"] for entry in operator.log() if entry["message"] == told] == ["warning"]
+    assert operator.metric("podlink_redis_data_losses_total") == 1
 
 
 def test_redis_forgets_the_scripts(kube: Kube, wire: Wire, operator: Operator) -> None:

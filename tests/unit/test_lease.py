@@ -177,6 +177,30 @@ def test_a_holder_whose_server_hangs_has_ended_before_another_may_begin(monkeypa
     in_no_time(main, monkeypatch)
 
 
+@pytest.mark.parametrize("moment", [1.0, 3.5, 6.07, 8.2, 9.9])
+def test_one_answer_that_never_comes_costs_nobody_the_lease(moment: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    hung: list[float] = []
+
+    def delay() -> float:
+        now = asyncio.get_running_loop().time()
+        if now >= moment and not hung:
+            hung.append(now)
+            return 1000.0
+        return 0.01
+
+    async def main() -> None:
+        server, working = LeaseServer(), set[str]()
+        first = Candidate("a", server, working, delay)
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(first.run())
+            await asyncio.sleep(60)
+            assert hung
+            assert (first.terms, working, first.election.problem) == (1, {"a"}, None)
+            first.stop.set()
+
+    in_no_time(main, monkeypatch)
+
+
 def test_a_lease_that_was_given_back_is_taken_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         server, working = LeaseServer(), set[str]()

@@ -34,6 +34,9 @@ PERIOD_SECONDS = 2.0
 ANSWER_SECONDS = 5.0
 """How long the API server may take."""
 
+RENEWAL_SECONDS = 2.5
+"""And where a holder waits for it, who has to ask again before it is too late."""
+
 
 class Election:
     """Stands for one Lease.
@@ -107,10 +110,11 @@ class Election:
     async def _hold(self, working: "asyncio.Future[None]") -> None:
         """Renew until the work ends or the Lease is lost."""
         while not working.done() and self.holder == self._identity and (left := self._left()) > 0:
-            await asyncio.wait([working], timeout=min(PERIOD_SECONDS, left))
+            # Sooner after an attempt that failed, so that one answer that never comes costs nobody the Lease.
+            await asyncio.wait([working], timeout=min(PERIOD_SECONDS, left / 2))
             if not working.done() and (left := self._left()) > 0:
                 # A server that hangs must not keep a holder from giving up in time.
-                await self._try(min(left, ANSWER_SECONDS))
+                await self._try(min(left, RENEWAL_SECONDS))
 
     def _left(self) -> float:
         return self._renewed_at + GIVE_UP_SECONDS - monotonic()

@@ -7,7 +7,6 @@ patched), and as an error among others.
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from http import HTTPStatus
 
 import msgspec
@@ -75,16 +74,16 @@ class Preflight:
         pause = _FIRST_PAUSE_SECONDS
         while True:
             self._refused.clear()
-            if await self._ask():
-                pause = _FIRST_PAUSE_SECONDS
-                # However often something is refused: what it asks takes the server's time.
-                await asyncio.sleep(_FIRST_PAUSE_SECONDS)
-                with suppress(TimeoutError):
+            fine = await self._ask()
+            await asyncio.sleep(pause)
+            # Also where something is refused again and again for another reason: to ask takes the server's time.
+            pause = min(_LONGEST_PAUSE_SECONDS, 2 * pause)
+            if fine:
+                try:
                     async with asyncio.timeout(_PERIOD_SECONDS):
                         await self._refused.wait()
-            else:
-                await asyncio.sleep(pause)
-                pause = min(_LONGEST_PAUSE_SECONDS, 2 * pause)
+                except TimeoutError:
+                    pause = _FIRST_PAUSE_SECONDS
 
     async def _ask(self) -> bool:
         """Ask once; return whether all rights are known to be there."""

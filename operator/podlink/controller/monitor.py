@@ -73,6 +73,7 @@ class RedisMonitor:
     async def mark(self) -> None:
         """Put the marker into Redis if it has none; before a sweep reads, so that a loss in between is noticed."""
         identity = await self._ask()
+        self._compare(identity)
         if identity.marker is None:
             identity = identity._replace(marker=uuid4().hex)
             await self._executor.run(operations.set_marker(MARKER, str(identity.marker)))
@@ -80,14 +81,23 @@ class RedisMonitor:
 
     async def _probe(self) -> None:
         identity = await self._ask()
-        known, self._identity = self._identity, identity
+        known = self._identity
         returned = not self.available.is_set()
         self._came()
-        if known is not None and known.marker != identity.marker:
-            logger.warning("Redis lost its data, or is another one: links that other clients made are gone")
+        if self._compare(identity):
             self._on_doubt("data_loss")
         elif known is not None and (returned or known.run_ids != identity.run_ids):
             self._on_doubt("redis_return")
+
+    def _compare(self, identity: _Identity) -> bool:
+        """Take note of who answers now; return whether data is lost that was there."""
+        known, self._identity = self._identity, identity
+        # One without a marker has no data of ours yet; that a leader has just put one there is no loss.
+        lost = known is not None and known.marker is not None and known.marker != identity.marker
+        if lost:
+            logger.warning("Redis lost its data, or is another one: links that other clients made are gone")
+            self._metrics.data_losses.inc()
+        return lost
 
     async def _ask(self) -> _Identity:
         look: list[Operation[Any]] = [operations.get_marker(MARKER), operations.set_marker(HEARTBEAT, "podlink")]

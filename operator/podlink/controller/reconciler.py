@@ -244,14 +244,22 @@ class Reconciler:
                 await self._report_outage(link, str(error))
             except PodLinkError as failure:
                 logger.warning("PodLink %s/%s: %s", *key, failure)
+            except Exception:
+                # As in the look itself, which is over.
+                logger.exception("PodLink %s/%s: what Redis refused is not reported", *key)
 
     async def _report_outage(self, link: PodLink, refusal: str = "") -> None:
         """Say that a wish of the user waits. What merely might need repair is not touched: no PATCH storm."""
-        if not (link.edited or link.deleting) or link.status.reason == Reason.REDIS_UNAVAILABLE:
+        status = redis_unavailable(link, datetime.now(UTC), refusal)
+        waits = link.edited or link.deleting
+        if refusal:
+            # It also waits that was reported to wait for something else.
+            due = (waits or link.status.ready.status != "True") and link.status.ready.message != status.ready.message
+        else:
+            due = waits and link.status.reason != Reason.REDIS_UNAVAILABLE
+        if not due or (link.deleting and not link.has_finalizer):
             return
-        if not link.has_finalizer and link.deleting:
-            return
-        reported = await self._patch_status(link, redis_unavailable(link, datetime.now(UTC), refusal))
+        reported = await self._patch_status(link, status)
         if reported is not None and refusal:
             self._tell_transition(link, reported)
 
