@@ -15,7 +15,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from cluster.harness import Kube, eventually
+from cluster.harness import Kube, Wire, eventually
 from cluster.operators import Operator, running_operator, start_operator
 from sandbox.processes import free_port, until
 
@@ -89,6 +89,13 @@ def collector() -> Iterator[Collector]:
     running.close()
 
 
+def await_pod(kube: Kube, redis_server: RedisServer) -> None:
+    """Have a Ready pod that the operator knows: else its event would be what a PodLink gets linked by."""
+    kube.stateful_set("lobby", 1)
+    with redis_server.client() as client:
+        eventually(Wire(client, kube.namespace).service, ({"0": "Ready"}, "Available"))
+
+
 def linked(operator: Operator, namespace: str, name: str) -> list[dict[str, Any]]:
     """What was logged of a PodLink that got linked."""
     told = f"PodLink {namespace}/{name} is Linked"
@@ -104,7 +111,7 @@ def test_spans_of_an_event_share_the_trace_id_of_its_log_lines(
     flags = ["--redis-url", redis_server.url, "--namespace", namespace, "--tracing"]
     exporter = {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.endpoint, "OTEL_BSP_SCHEDULE_DELAY": "100"}
     with Kube(cluster, namespace) as kube, running_operator(cluster, *flags, **exporter) as operator:
-        kube.stateful_set("lobby", 1)
+        await_pod(kube, redis_server)
         created = kube.link("player", "player-uid", podId=0)
         (entry,) = until(lambda: linked(operator, namespace, "player"), 20, "the log to say that it is linked")
         kube.clear()
@@ -135,7 +142,7 @@ def test_log_lines_have_a_trace_id_without_any_collector(
         Kube(cluster, namespace) as kube,
         running_operator(cluster, "--redis-url", redis_server.url, "--namespace", namespace) as operator,
     ):
-        kube.stateful_set("lobby", 1)
+        await_pod(kube, redis_server)
         for name in ("first", "second"):
             kube.link(name, podId=0)
         first, second = (

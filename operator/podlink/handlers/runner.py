@@ -29,6 +29,12 @@ _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
 _HEALTHY_SECONDS = 60.0
 _LOGIN_PAUSE_SECONDS = 5.0
+_WATCHING = "multidimensional multitasker"
+"""What Kopf calls the task that all watches hang on."""
+
+_END_SECONDS = 10.0
+"""Far more than Kopf takes to end, where it does."""
+
 _CREDENTIALS_LAST = timedelta(minutes=1)
 
 
@@ -76,14 +82,19 @@ class WatchRunner:
     def _run_kopf(
         self, loop: asyncio.AbstractEventLoop, ended: "asyncio.Future[str]", stop: "concurrent.futures.Future[None]"
     ) -> None:
+        def tell(reason: str) -> None:
+            loop.call_soon_threadsafe(_resolve, ended, reason)
+
         try:
-            asyncio.run(self._operate(loop, stop))
+            asyncio.run(self._operate(loop, stop, tell))
             reason = "Kopf returned"
         except BaseException as error:  # noqa: BLE001 - whatever ends the thread must reach the supervisor
             reason = str(error) if isinstance(error, PodLinkError) else f"{type(error).__name__}: {error}"
-        loop.call_soon_threadsafe(_resolve, ended, reason)
+        tell(reason)
 
-    async def _operate(self, loop: asyncio.AbstractEventLoop, stop: "concurrent.futures.Future[None]") -> None:
+    async def _operate(
+        self, loop: asyncio.AbstractEventLoop, stop: "concurrent.futures.Future[None]", tell: Callable[[str], None]
+    ) -> None:
         registry = build_registry(self._intake, loop)
 
         @kopf.on.startup(registry=registry)
@@ -95,6 +106,7 @@ class WatchRunner:
         async def login(**_: Any) -> kopf.ConnectionInfo:
             return await _connection_info()
 
+        guard = asyncio.create_task(_see_to_the_end(tell))
         try:
             await _check_types()
             await kopf.operator(
@@ -107,8 +119,25 @@ class WatchRunner:
                 identity="podlink",  # type: ignore[arg-type] # Kopf exports no type for it
             )
         finally:
+            guard.cancel()
             # A thread of Kopf's loop waits for the flag, and the loop does not close before its threads have ended.
             _raise(stop)
+
+
+async def _see_to_the_end(tell: Callable[[str], None]) -> None:
+    """Tell of an end that Kopf does not come to, and bring it about.
+
+    When one watch failed for good, the others may be waiting for new credentials, which nobody gives them any more, and
+    Kopf waits for them.
+    """
+    watching: asyncio.Task[Any] | None = None
+    while watching is None or not watching.done():
+        watching = watching or next((task for task in asyncio.all_tasks() if task.get_name() == _WATCHING), None)
+        await asyncio.sleep(1)
+    await asyncio.sleep(_END_SECONDS)
+    tell("a watch failed, and Kopf did not end by itself")
+    for task in asyncio.all_tasks() - {asyncio.current_task()}:
+        task.cancel()
 
 
 def _raise(flag: "concurrent.futures.Future[None]") -> None:
