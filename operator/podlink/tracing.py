@@ -56,11 +56,11 @@ def enable(version: str) -> Callable[[], None]:
     """
     try:
         # Optional, and costly to import.
-        from opentelemetry import trace  # noqa: PLC0415
-        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-        from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource  # noqa: PLC0415
-        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
-        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
+        from opentelemetry import trace  # noqa: PLC0415 - optional
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - optional
+        from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource  # noqa: PLC0415 - optional
+        from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - optional
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - optional
     except ImportError as error:
         raise TracingUnavailable(
             f"--tracing needs OpenTelemetry ({error.name} is missing): pip install 'podlink[tracing]'"
@@ -138,7 +138,7 @@ def step(name: str, **attributes: str | int) -> Iterator["Span | None"]:
 def failed(made: "Span | None", error: BaseException) -> None:
     """Mark a step as failed that ends without an exception."""
     if made is not None:
-        from opentelemetry.trace import StatusCode  # noqa: PLC0415
+        from opentelemetry.trace import StatusCode  # noqa: PLC0415 - optional
 
         made.set_status(StatusCode.ERROR, str(error))
 
@@ -150,8 +150,8 @@ def _exported(
     if _tracer is None:
         yield parent or Cause(secrets.token_hex(16))
         return
-    from opentelemetry import trace  # noqa: PLC0415
-    from opentelemetry.context import Context  # noqa: PLC0415
+    from opentelemetry import trace  # noqa: PLC0415 - optional
+    from opentelemetry.context import Context  # noqa: PLC0415 - optional
 
     context = parent.context if parent and parent.context is not None else Context()
     others = (

@@ -48,6 +48,14 @@ class Operator:
         """Status and text of /readyz."""
         return self._get("/readyz")
 
+    def await_reason(self, told: str, timeout: float = 20) -> str:
+        """Wait until it listens and is not ready for that reason, and return all that /readyz says."""
+        self.await_start()
+        until(lambda: told in self.readyz()[1], timeout, f"/readyz to say {told!r}")
+        status, text = self.readyz()
+        assert status == 503
+        return text
+
     def healthz(self) -> tuple[int, str]:
         """Status and text of /healthz."""
         return self._get("/healthz")

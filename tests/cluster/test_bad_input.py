@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from cluster.harness import Kube, Wire, eventually
-from cluster.operators import Operator, start_operator
-from sandbox.processes import until
+from cluster.operators import start_operator
 from sandbox.redis_servers import RedisServer
 
 if TYPE_CHECKING:
@@ -26,14 +25,6 @@ def guarded() -> Iterator[RedisServer]:
         yield server
 
 
-def await_reason(operator: Operator, told: str) -> str:
-    """Wait until the operator is not ready for that reason, and return all it says."""
-    operator.await_start()
-    until(lambda: told in operator.readyz()[1], 20, f"/readyz to say {told}")
-    assert operator.readyz()[0] == 503
-    return operator.readyz()[1]
-
-
 def test_a_selector_that_the_api_server_refuses(cluster: Cluster, guarded: RedisServer) -> None:
     with start_operator(cluster, "--redis-url", guarded.url, "--pod-selector", "app in (") as operator:
         assert operator.process.wait(60) == 2
@@ -47,7 +38,7 @@ def test_a_selector_that_the_api_server_refuses(cluster: Cluster, guarded: Redis
 def test_a_redis_that_refuses_the_password(cluster: Cluster, namespace: str, guarded: RedisServer, user: str) -> None:
     url = f"redis://{user}127.0.0.1:{guarded.port}/0"
     with start_operator(cluster, "--namespace", namespace, PODLINK_REDIS_URL=url) as operator:
-        said = await_reason(operator, f"--redis-url redis://127.0.0.1:{guarded.port}/0: ")
+        said = operator.await_reason(f"--redis-url redis://127.0.0.1:{guarded.port}/0: ")
         log = json.dumps(operator.log())
 
         assert any(word in said for word in ("Authentication required", "invalid username-password pair"))
@@ -76,8 +67,8 @@ def test_a_cluster_without_the_type(control_plane: ControlPlane, namespace: str)
             RedisServer() as server,
             start_operator(control_plane, "--redis-url", server.url, "--namespace", namespace) as operator,
         ):
-            await_reason(
-                operator, "the type PodLink is not installed in this cluster: kubectl apply -f crds/podlinks.yaml"
+            operator.await_reason(
+                "the type PodLink is not installed in this cluster: kubectl apply -f crds/podlinks.yaml"
             )
             control_plane.install_podlink()
             control_plane.await_podlinks()

@@ -33,9 +33,7 @@ def plain(server: RedisServer) -> str:
 
 
 def await_reason(operator: Operator, told: str) -> None:
-    operator.await_start()
-    until(lambda: told in operator.readyz()[1], 20, f"/readyz to say {told}")
-    assert operator.readyz()[0] == 503
+    operator.await_reason(told)
     assert any(told in entry["message"] for entry in operator.log())
 
 

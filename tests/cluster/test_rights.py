@@ -12,12 +12,15 @@ from sandbox.processes import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from sandbox.cluster import Cluster
     from sandbox.redis_servers import RedisServer
 
 READ = ["list", "watch"]
+REASON_SECONDS = 40
+"""Rights are asked for again after pauses that grow."""
 RULES = {
     "pods": {"apiGroups": [""], "resources": ["pods"], "verbs": READ},
     "statefulsets": {"apiGroups": ["apps"], "resources": ["statefulsets"], "verbs": READ},
@@ -57,13 +60,9 @@ def kubeconfig(own: Kube, tmp_path: Path) -> Path:
     return file
 
 
-def start(own: Kube, redis_server: RedisServer, kubeconfig: Path, *flags: str):  # noqa: ANN201
+def start(own: Kube, redis_server: RedisServer, kubeconfig: Path, *flags: str) -> AbstractContextManager[Operator]:
     flags = ("--redis-url", redis_server.url, "--namespace", own.namespace, *flags)
     return start_operator(own.cluster, *flags, KUBECONFIG=str(kubeconfig))
-
-
-def await_reason(operator: Operator, told: str) -> None:
-    until(lambda: told in operator.readyz()[1], 40, f"/readyz to say {told!r}")
 
 
 def test_the_verbs_the_resources_and_the_account_are_named(
@@ -87,7 +86,7 @@ def test_the_verbs_the_resources_and_the_account_are_named(
     told = f"{account} may not {shown}: grant it by a role that is bound to it"
     with start(own, redis_server, kubeconfig) as operator:
         operator.await_start()
-        await_reason(operator, told)
+        operator.await_reason(told, REASON_SECONDS)
         assert operator.readyz()[0] == 503
         assert any(told in entry["message"] for entry in operator.log())
 
@@ -104,7 +103,7 @@ def test_a_right_that_is_taken_away_later_is_named_when_it_is_missed(
         operator.await_ready()
         grant(own, **{**RULES, "status": RULES["pods"]})
         own.link("player")
-        await_reason(operator, f"may not patch podlinks.podlink.io/status in namespace {own.namespace}")
+        operator.await_reason(f"may not patch podlinks.podlink.io/status in namespace {own.namespace}", REASON_SECONDS)
 
         grant(own, **RULES)
         operator.await_ready()
@@ -116,8 +115,8 @@ def test_rights_on_the_lease_are_named(own: Kube, redis_server: RedisServer, kub
     grant(own, **{**RULES, "leases": RULES["pods"]})
     with start(own, redis_server, kubeconfig, "--leader-elect", "--lease-namespace", own.namespace) as operator:
         operator.await_start()
-        await_reason(operator, "may not get leases.coordination.k8s.io")
-        await_reason(operator, f"Lease {own.namespace}/podlink cannot be used")
+        operator.await_reason("may not get leases.coordination.k8s.io", REASON_SECONDS)
+        operator.await_reason(f"Lease {own.namespace}/podlink cannot be used", REASON_SECONDS)
         grant(own, **RULES)
         operator.await_ready()
         until(lambda: operator.metric("podlink_leader") == 1, 30, "it to lead")
@@ -128,7 +127,7 @@ def test_all_namespaces_are_named_where_all_are_watched(own: Kube, redis_server:
     flags = ["--redis-url", redis_server.url]
     with start_operator(own.cluster, *flags, KUBECONFIG=str(kubeconfig)) as operator:
         operator.await_start()
-        await_reason(operator, "may not list pods in all namespaces, watch pods in all namespaces")
+        operator.await_reason("may not list pods in all namespaces, watch pods in all namespaces", REASON_SECONDS)
 
 
 def test_a_namespace_that_is_not_there_is_told_of(cluster: Cluster, redis_server: RedisServer) -> None:

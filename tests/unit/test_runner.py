@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from podlink.handlers import runner
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
     import pytest
 
 
@@ -26,7 +28,7 @@ async def test_watches_that_wait_for_ever_are_ended_and_told_of(monkeypatch: pyt
     assert told == ["a watch failed, and Kopf did not end by itself"]
 
 
-def _run(main) -> None:  # noqa: ANN001
+def _run(main: Callable[[], Coroutine[Any, Any, None]]) -> None:
     async def alone() -> None:
         working = asyncio.create_task(main())
         await asyncio.wait([working])
