@@ -51,10 +51,12 @@ class Operator:
     def await_reason(self, told: str, timeout: float = 20) -> str:
         """Wait until it listens and is not ready for that reason, and return all that /readyz says."""
         self.await_start()
-        until(lambda: told in self.readyz()[1], timeout, f"/readyz to say {told!r}")
-        status, text = self.readyz()
-        assert status == 503
-        return text
+
+        def reason() -> str:
+            status, text = self.readyz()
+            return text if status == 503 and told in text else ""
+
+        return until(reason, timeout, f"/readyz to say {told!r}")
 
     def healthz(self) -> tuple[int, str]:
         """Status and text of /healthz."""

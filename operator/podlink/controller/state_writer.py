@@ -27,6 +27,9 @@ logger = logging.getLogger(__name__)
 BATCH = 500
 """Operations in one pipeline."""
 
+_CAUSES = 16
+"""Spans that a service's write is linked to. Events go on while Redis is away, so that there is a limit."""
+
 _PAUSE_SECONDS = 0.1
 _LONGEST_PAUSE_SECONDS = 5.0
 
@@ -43,10 +46,16 @@ class _Change(msgspec.Struct, frozen=True):
 
 
 class _Mark(msgspec.Struct, frozen=True):
-    """That a service changed: when it was first told, and in which span."""
+    """That a service changed: when it was first told, and in which spans."""
 
     since: float
-    cause: tracing.Cause | None
+    causes: tuple[tracing.Cause, ...]
+
+    def and_also(self, later: "_Mark") -> "_Mark":
+        """Return this mark with the causes of a later one, as many as there is room for."""
+        if len(self.causes) >= _CAUSES:
+            return self
+        return _Mark(self.since, self.causes + later.causes)
 
 
 class StateWriter:
@@ -73,11 +82,13 @@ class StateWriter:
 
     def mark(self, services: Iterable[ServiceKey]) -> None:
         """Ask for services to be written as they will be by then."""
-        mark = _Mark(monotonic(), tracing.here())
+        cause = tracing.here()
+        mark = _Mark(monotonic(), (cause,) if cause else ())
         for key in services:
-            if key in self._changed:
+            known = self._changed.get(key)
+            if known is not None:
                 self._metrics.coalesced.inc()
-            self._changed.setdefault(key, mark)
+            self._changed[key] = known.and_also(mark) if known else mark
             self._wake.set()
 
     def count_overlaps(self) -> int:
@@ -123,8 +134,8 @@ class StateWriter:
             except (RedisUnavailable, asyncio.CancelledError):
                 for change in changes:
                     key = change.after.namespace, change.after.name
-                    # What was told since came later.
-                    self._changed[key] = change.mark
+                    since = self._changed.get(key)
+                    self._changed[key] = change.mark.and_also(since) if since else change.mark
                 self._wake.set()
                 raise
 
@@ -176,7 +187,7 @@ class StateWriter:
 
 
 def _causes(changes: Iterable[_Change]) -> Iterable[tracing.Cause]:
-    return {cause.trace_id: cause for change in changes if (cause := change.mark.cause)}.values()
+    return {cause.trace_id: cause for change in changes for cause in change.mark.causes}.values()
 
 
 def _take(changes: list[_Change]) -> list[_Change]:
