@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-TIMEOUT_SECONDS = 20
+TIMEOUT_SECONDS = 60
 """Far more than anything takes here, for a machine that is busy with other things."""
 
 NO_LINK = (None, None)

@@ -48,7 +48,7 @@ class Operator:
         """Status and text of /readyz."""
         return self._get("/readyz")
 
-    def await_reason(self, told: str, timeout: float = 20) -> str:
+    def await_reason(self, told: str, timeout: float = 60) -> str:
         """Wait until it listens and is not ready for that reason, and return all that /readyz says."""
         self.await_start()
 
@@ -96,7 +96,7 @@ class Operator:
 
     def _get(self, path: str) -> tuple[int, str]:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=5) as response:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=30) as response:
                 return response.status, response.read().decode()
         except urllib.error.HTTPError as error:
             with error:

@@ -122,9 +122,9 @@ def test_what_is_left_out_has_a_default(kube: Kube) -> None:
 def applied(kube: Kube) -> Iterator[str]:
     """A PodLink made by `kubectl apply`, of which kubectl says that it is Ready."""
     apply(kube, manifest())
-    kube.kubectl("wait", "--for=condition=Ready", "--timeout=20s", "podlink/player-42")
+    kube.kubectl("wait", "--for=condition=Ready", "--timeout=60s", "podlink/player-42")
     yield "player-42"
-    kube.kubectl("delete", "podlink", "player-42", "--timeout=20s")
+    kube.kubectl("delete", "podlink", "player-42", "--timeout=60s")
 
 
 @pytest.mark.parametrize(

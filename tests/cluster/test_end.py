@@ -69,7 +69,7 @@ def test_a_redis_that_hangs_does_not_hold_the_end_up(
         redis_server.freeze()
         try:
             kube.stateful_set("lobby", 1)
-            until(lambda: operator.readyz()[0] == 503, 20, "it to see that Redis hangs")
+            until(lambda: operator.readyz()[0] == 503, 60, "it to see that Redis hangs")
             assert operator.process.stop(grace_seconds=GRACE_SECONDS) == 0
         finally:
             redis_server.thaw()

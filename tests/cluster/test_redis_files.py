@@ -85,7 +85,7 @@ def test_a_url_that_changes_ends_the_operator_in_order(
         operator.await_ready()
         file.write_text("http://nowhere")
         told = "--redis-url-file: url has the scheme 'http', which is not one of Redis"
-        until(lambda: told in operator.process.log_path.read_text(), 20, "the log to say what is wrong with it")
+        until(lambda: told in operator.process.log_path.read_text(), 60, "the log to say what is wrong with it")
         assert operator.readyz() == (200, "ok\n"), "the Redis of before is used"
         file.write_text(plain(guarded))
         assert operator.process.wait(30) == 0
@@ -98,7 +98,7 @@ def test_sigterm_ends_the_wait_for_a_file(cluster: Cluster, namespace: str, tmp_
     flags = ["--redis-url-file", str(tmp_path / "never"), "--namespace", namespace]
     with start_operator(cluster, *flags) as operator:
         await_reason(operator, "is not there")
-        assert operator.process.stop(grace_seconds=10) == 0
+        assert operator.process.stop(grace_seconds=20) == 0
 
 
 def test_tls_files(cluster: Cluster, namespace: str, tmp_path: Path) -> None:

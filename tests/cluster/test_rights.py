@@ -135,4 +135,4 @@ def test_a_namespace_that_is_not_there_is_told_of(cluster: Cluster, redis_server
         operator.await_start()
         operator.await_ready()
         told = "--namespace no-such-games: there is no such namespace (yet)"
-        until(lambda: any(told == entry["message"] for entry in operator.log()), 20, "the log to say so")
+        until(lambda: any(told == entry["message"] for entry in operator.log()), 60, "the log to say so")

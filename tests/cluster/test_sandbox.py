@@ -46,12 +46,12 @@ def state(cluster: Cluster, namespace: str, name: str) -> tuple[str, str]:
 
 
 def await_state(cluster: Cluster, namespace: str, name: str, expected: tuple[str, str]) -> None:
-    until(lambda: state(cluster, namespace, name) == expected, 20, f"{name} to be {expected}")
+    until(lambda: state(cluster, namespace, name) == expected, 60, f"{name} to be {expected}")
 
 
 def test_stateful_set_gets_ready(cluster: Cluster, namespace: str) -> None:
     cluster.kubectl("apply", "-n", namespace, "-f", LOBBY)
-    cluster.kubectl("rollout", "status", "statefulset/lobby", "-n", namespace, "--timeout=30s")
+    cluster.kubectl("rollout", "status", "statefulset/lobby", "-n", namespace, "--timeout=90s")
     pods = cluster.kubectl_json("get", "pods", "-n", namespace, "-l", "app=lobby")["items"]
     assert [each["metadata"]["labels"]["apps.kubernetes.io/pod-index"] for each in pods] == ["0", "1", "2"]
 
@@ -77,12 +77,12 @@ def test_pods_stay_as_a_test_wants_them(control_plane: ControlPlane, namespace: 
 
 def test_api_server_comes_back_with_its_data_and_controllers(control_plane: ControlPlane, namespace: str) -> None:
     control_plane.kubectl("apply", "-n", namespace, "-f", LOBBY)
-    control_plane.kubectl("rollout", "status", "statefulset/lobby", "-n", namespace, "--timeout=30s")
+    control_plane.kubectl("rollout", "status", "statefulset/lobby", "-n", namespace, "--timeout=90s")
     control_plane.stop_api_server()
     assert "refused" in control_plane.kubectl("get", "pods", check=False).stderr
     control_plane.start_api_server()
     control_plane.kubectl("scale", "statefulset/lobby", "--replicas=4", "-n", namespace)
-    control_plane.kubectl("rollout", "status", "statefulset/lobby", "-n", namespace, "--timeout=30s")
+    control_plane.kubectl("rollout", "status", "statefulset/lobby", "-n", namespace, "--timeout=90s")
     assert state(control_plane, namespace, "lobby-3") == ("Running", "True")
 
 
@@ -94,7 +94,13 @@ class Run:
         self.process = self.start(directory.with_suffix(".out"))
 
     def start(self, output: Path) -> Process:
-        environment = os.environ | {"PODLINK_SANDBOX_DIR": str(self.directory), "PYTHONPATH": str(TESTS)}
+        # As without an activated virtual environment.
+        path = (entry for entry in os.environ["PATH"].split(os.pathsep) if Path(entry) != KUBECTL.parent)
+        environment = os.environ | {
+            "PODLINK_SANDBOX_DIR": str(self.directory),
+            "PYTHONPATH": str(TESTS),
+            "PATH": os.pathsep.join(path),
+        }
         return spawn([sys.executable, "-m", "sandbox.run"], log_path=output, env=environment)
 
     def lines(self) -> list[str]:
@@ -108,7 +114,7 @@ class Run:
         until(ready, 120, "`make run` to say that it is ready")
 
     def await_line(self, pattern: str) -> None:
-        until(lambda: any(re.fullmatch(pattern, line) for line in self.lines()), 20, f"a line {pattern!r}")
+        until(lambda: any(re.fullmatch(pattern, line) for line in self.lines()), 60, f"a line {pattern!r}")
 
     def children(self) -> dict[int, str]:
         """Process ids and commands."""

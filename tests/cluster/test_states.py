@@ -12,6 +12,7 @@ import pytest
 
 from cluster.harness import Kube, Wire, bare_pod, eventually, later
 from cluster.operators import Operator, running_operator
+from sandbox.processes import until
 from sandbox.redis_servers import RedisServer
 
 if TYPE_CHECKING:
@@ -226,10 +227,12 @@ def test_with_on_delete_a_changed_template_is_no_rollout(kube: Kube, wire: Wire)
 
     change_template(kube, "patient")
     eventually(lambda: kube.get("statefulsets", "patient")["status"]["observedGeneration"], 2)
-    eventually(
-        lambda: (wire.workload("patient"), wire.workload_version("patient")),
-        ("Available", kube.get("statefulsets", "patient")["metadata"]["resourceVersion"]),
+    until(
+        lambda: wire.workload_version("patient") == kube.get("statefulsets", "patient")["metadata"]["resourceVersion"],
+        60,
+        "its state to be written",
     )
+    assert wire.workload("patient") == "Available"
     status = kube.get("statefulsets", "patient")["status"]
     assert status["updateRevision"] != status["currentRevision"]
 

@@ -123,8 +123,8 @@ def test_spans_of_an_event_share_the_trace_id_of_its_log_lines(
         """Create a PodLink; return it and its line in the log, or None if a sweep was quicker than its event."""
         name = f"player-{next(numbers)}"
         created = kube.link(name, f"{name}-uid", podId=0)
-        (entry,) = until(lambda: linked(operator, namespace, name), 20, f"the log to say that {name} is linked")
-        roots = until(lambda: collector.roots(entry["trace_id"]), 20, "the beginning of its trace")
+        (entry,) = until(lambda: linked(operator, namespace, name), 60, f"the log to say that {name} is linked")
+        roots = until(lambda: collector.roots(entry["trace_id"]), 60, "the beginning of its trace")
         return (created, entry) if roots == ["event"] else None
 
     def pods_were_written() -> bool:
@@ -135,9 +135,9 @@ def test_spans_of_an_event_share_the_trace_id_of_its_log_lines(
 
     with Kube(cluster, namespace) as kube, running_operator(cluster, *flags, **exporter) as operator:
         await_pod(kube, redis_server)
-        created, entry = until(linked_by_its_event, 20, "a PodLink whose event is quicker than the sweeps at the start")
+        created, entry = until(linked_by_its_event, 60, "a PodLink whose event is quicker than the sweeps at the start")
         kube.stateful_set("arena", 3)
-        until(pods_were_written, 20, "an event of a pod to lead to the write of its state")
+        until(pods_were_written, 60, "an event of a pod to lead to the write of its state")
         kube.clear()
         eventually(lambda: kube.list("podlinks"), [])
 
@@ -168,7 +168,7 @@ def test_log_lines_have_a_trace_id_without_any_collector(
         for name in ("first", "second"):
             # One after the other, or a sweep that finds both has one trace for them.
             kube.link(name, podId=0)
-            (entry,) = until(lambda name=name: linked(operator, namespace, name), 20, f"{name} to be linked")
+            (entry,) = until(lambda name=name: linked(operator, namespace, name), 60, f"{name} to be linked")
             traces.add(entry["trace_id"])
         kube.clear()
     assert [len(trace) for trace in traces] == [32, 32]

@@ -63,6 +63,12 @@ class Prometheus:
         query = f"count_over_time(podlink_leader[1h]) - count_over_time(podlink_leader[1h] @ {since}) >= {number}"
         until(lambda: self.ask("query", query=query)["result"], 30, f"{number} scrapes")
 
+    def last_scrape(self) -> float:
+        """Unix time of the last scrape that was answered."""
+        query = "timestamp(podlink_leader)"
+        (sample,) = until(lambda: self.ask("query", query=query)["result"], 30, "a scrape that is answered")
+        return float(sample["value"][1])
+
 
 class Scraped(NamedTuple):
     """What there is of it when all is over."""
@@ -108,7 +114,8 @@ def scrape(cluster: Cluster, directory: Path) -> Iterator[Scraped]:
             metrics = Exposed(operator.metrics())
             if prometheus is not None:
                 prometheus.await_scrapes(2)
-            moment = time.time()
+            # Of the last scrape that was answered, and not now: one that was not makes all series stale.
+            moment = prometheus.last_scrape() if prometheus is not None else time.time()
         yield Scraped(few, metrics, moment, prometheus)
 
 
@@ -216,7 +223,7 @@ class _Day:
         self.kube.link(uid)
         sample = 'podlink_sweep_repairs_total{kind="unreadable"}'
         before = self.operator.metric(sample)
-        until(lambda: self.operator.metric(sample) > before, 20, "the sweep to find it")
+        until(lambda: self.operator.metric(sample) > before, 60, "the sweep to find it")
         self.wire.redis.delete(f"sf:{{{self.kube.namespace}:lk:{uid}}}")
         eventually(lambda: self.kube.report(uid)[0], "Linked", timeout=40)
 

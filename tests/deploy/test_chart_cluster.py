@@ -79,7 +79,8 @@ def test_release_comes_and_goes(release: Release) -> None:
 
     assert left(release, manifest) == [TYPE]
     assert "deletionTimestamp" not in cluster.kubectl_json("get", TYPE)["metadata"]
-    assert names(cluster, "secrets,configmaps,pods", "-n", namespace) == ["configmap/kube-root-ca.crt"]
+    # What helm waits for are the release's own objects, not the pods that they made.
+    eventually(lambda: names(cluster, "secrets,configmaps,pods", "-n", namespace), ["configmap/kube-root-ca.crt"])
     assert names(cluster, "podlinks", "-n", namespace) == ["podlink.podlink.io/player-1"], "kept, as the type is"
 
     release.install()

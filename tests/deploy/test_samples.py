@@ -146,7 +146,7 @@ def test_redis_wants_the_password(tmp_path: Path) -> None:
         redis.Redis(port=port, password="hunter2") as client,
         redis.Redis(port=port) as stranger,
     ):
-        until(client.ping, 20, "the server to answer", retry_on=UNREACHABLE)
+        until(client.ping, 60, "the server to answer", retry_on=UNREACHABLE)
         with pytest.raises(redis.AuthenticationError):
             stranger.ping()
 
@@ -206,7 +206,7 @@ def executor(redis_server: RedisServer) -> Iterator[sync.StatefulExecutor]:
 def gateway(tmp_path: Path, redis_server: RedisServer, executor: sync.StatefulExecutor) -> Iterator[Gateway]:
     running = Gateway(tmp_path, redis_server.url, "games")
     try:
-        until(lambda: running.ask("/healthz") == (200, "ok\n"), 20, "the gateway", retry_on=(urllib.error.URLError,))
+        until(lambda: running.ask("/healthz") == (200, "ok\n"), 60, "the gateway", retry_on=(urllib.error.URLError,))
         yield running
         # As the kubelet ends it.
         assert running.process.stop() == 0, running.process.log_tail()

@@ -58,7 +58,7 @@ def await_work(kube: Kube, wire: Wire, name: str) -> None:
 
 def test_the_second_stands_by_until_the_first_gives_the_lease_back(kube: Kube, wire: Wire, elect: Elect) -> None:
     first = elect()
-    until(lambda: leads(first), 20, "the first to lead")
+    until(lambda: leads(first), 60, "the first to lead")
     second = elect()
     await_work(kube, wire, "by-the-first")
 
@@ -77,7 +77,7 @@ def test_the_second_stands_by_until_the_first_gives_the_lease_back(kube: Kube, w
 
 def test_a_leader_that_is_killed_is_replaced(kube: Kube, wire: Wire, elect: Elect) -> None:
     first = elect()
-    until(lambda: leads(first), 20, "the first to lead")
+    until(lambda: leads(first), 60, "the first to lead")
     second = elect()
     first.process.kill()
     kube.scale("lobby", 3)
@@ -89,7 +89,7 @@ def test_a_leader_that_is_killed_is_replaced(kube: Kube, wire: Wire, elect: Elec
 
 def test_a_leader_that_hung_stands_by_when_it_wakes(kube: Kube, wire: Wire, elect: Elect) -> None:
     first = elect()
-    until(lambda: leads(first), 20, "the first to lead")
+    until(lambda: leads(first), 60, "the first to lead")
     second = elect()
     await_work(kube, wire, "before-it-hung")
     assert first.metric('podlink_podlinks{phase="Linked"}') == 1
@@ -111,7 +111,7 @@ def test_a_leader_without_an_api_server_leads_again_when_it_returns(
     control_plane: ControlPlane, kube: Kube, wire: Wire, elect: Elect
 ) -> None:
     only = elect()
-    until(lambda: leads(only), 20, "it to lead")
+    until(lambda: leads(only), 60, "it to lead")
     control_plane.stop_api_server()
     try:
         until(lambda: not leads(only), 40, "it to give up a lease that it cannot renew")

@@ -132,7 +132,7 @@ def embedded_url(operator: Operator) -> str:
     def told() -> str | None:
         return next((entry["url"] for entry in operator.log() if "embedded" in entry["message"]), None)
 
-    return until(told, 20, "the operator to say where its Valkey is")
+    return until(told, 60, "the operator to say where its Valkey is")
 
 
 def test_the_embedded_valkey_keeps_the_links_over_a_restart(cluster: Cluster, kube: Kube, tmp_path: Path) -> None:

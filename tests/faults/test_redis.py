@@ -8,7 +8,6 @@ import pytest
 
 from cluster.harness import NO_LINK, Kube, Wire, disagreement, eventually
 from cluster.operators import Operator
-from sandbox.processes import until
 
 if TYPE_CHECKING:
     from sandbox.redis_servers import RedisServer
@@ -34,11 +33,10 @@ def versions(kube: Kube) -> dict[str, str]:
     return {link["metadata"]["name"]: link["metadata"]["resourceVersion"] for link in kube.list("podlinks")}
 
 
-def await_outage(operator: Operator) -> str:
-    """Wait until /readyz speaks of Redis, and return what it says."""
-    until(lambda: operator.readyz()[0] == 503, 20, "the operator to notice")
+def await_outage(operator: Operator, reason: str) -> None:
+    """Wait until /readyz says that of Redis."""
+    operator.await_reason(reason)
     assert operator.healthz() == (200, "ok\n")
-    return operator.readyz()[1]
 
 
 def use_without_redis(kube: Kube) -> None:
@@ -84,7 +82,7 @@ def test_redis_stops_and_comes_back(kube: Kube, wire: Wire, operator: Operator, 
     link_some(kube)
     before = versions(kube)
     redis_server.stop()
-    assert "Redis is unreachable" in await_outage(operator)
+    await_outage(operator, "Redis is unreachable")
     use_without_redis(kube)
 
     redis_server.start()
@@ -95,7 +93,7 @@ def test_redis_hangs_and_goes_on(kube: Kube, wire: Wire, operator: Operator, red
     link_some(kube)
     before = versions(kube)
     redis_server.freeze()
-    assert "Redis did not answer within 3 seconds" in await_outage(operator)
+    await_outage(operator, "Redis did not answer within 3 seconds")
     use_without_redis(kube)
 
     redis_server.thaw()

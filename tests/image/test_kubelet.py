@@ -113,7 +113,7 @@ def test_nothing_outlives_what_runs_the_container(image: Image, cluster: Cluster
         until(lambda: "here" in running.process.log_path.read_text(), 60, "the container to run")
         assert sleepers()
         running.kill()
-        until(lambda: not sleepers(), 5, "the container to end with what ran it")
+        until(lambda: not sleepers(), 30, "the container to end with what ran it")
 
 
 def _content(path: Path) -> bytes:

@@ -145,8 +145,7 @@ def test_it_ends_in_order_and_in_time(image: Image, release: Release, redis_serv
 
 def test_it_waits_for_its_secret(image: Image, release: Release, redis_server: RedisServer) -> None:
     with started(release, image, *BY_SECRET) as (container, operator):
-        eventually(lambda: operator.readyz()[0], 503)
-        assert f"/etc/podlink/secrets/{SECRET}/url" in operator.readyz()[1]
+        operator.await_reason(f"/etc/podlink/secrets/{SECRET}/url")
 
         put_secret(release, url=redis_server.url)
         container.sync()

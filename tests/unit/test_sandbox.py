@@ -77,11 +77,11 @@ time.sleep(600)
     ) as parent:
         assert parent.stdout is not None
         child = int(parent.stdout.readline())
-        until(lambda: log.exists() and log.read_text(), 5, "the child to run")
+        until(lambda: log.exists() and log.read_text(), 30, "the child to run")
         assert not ended(child)
         parent.kill()
         parent.wait()
-        until(lambda: ended(child), 5, "the child to end")
+        until(lambda: ended(child), 30, "the child to end")
 
 
 def test_child_outlives_the_thread_that_started_it(tmp_path: Path, spawned: list[Process]) -> None:
@@ -89,7 +89,7 @@ def test_child_outlives_the_thread_that_started_it(tmp_path: Path, spawned: list
 
     def start() -> None:
         spawned.append(spawn(RUNS, log_path=log))
-        until(log.read_text, 5, "the child to run")
+        until(log.read_text, 30, "the child to run")
 
     thread = threading.Thread(target=start)
     thread.start()
@@ -102,15 +102,15 @@ def test_stop_kills_what_ignores_the_signal_and_its_children(tmp_path: Path, spa
     log = tmp_path / "log"
     stubborn = spawn(["sh", "-c", "trap '' TERM; sleep 600 & echo $!; wait; wait"], log_path=log)
     spawned.append(stubborn)
-    grandchild = int(until(log.read_text, 5, "the shell to say its child's id"))
+    grandchild = int(until(log.read_text, 30, "the shell to say its child's id"))
     assert stubborn.stop(grace_seconds=0.1) == -signal.SIGKILL
-    until(lambda: ended(grandchild), 5, "the grandchild to end")
+    until(lambda: ended(grandchild), 30, "the grandchild to end")
     assert stubborn.stop() == -signal.SIGKILL, "may be repeated"
 
 
 def test_program_that_is_not_there_says_so_in_its_log(tmp_path: Path, spawned: list[Process]) -> None:
     spawned.append(spawn([tmp_path / "missing"], log_path=tmp_path / "log"))
-    assert spawned[0].wait(5) == 1
+    assert spawned[0].wait(30) == 1
     assert f"cannot execute {tmp_path / 'missing'}" in spawned[0].log_tail()
 
 
@@ -230,12 +230,12 @@ def test_second_run_waits_for_the_build_of_the_first(
 ) -> None:
     workbench.gate.unlink()
     first = start_build(spawned, tmp_path / "first.log")
-    until(workbench.builds, 10, "the build of the first run")
+    until(workbench.builds, 60, "the build of the first run")
     second = start_build(spawned, tmp_path / "second.log")
     waiting = f"waiting for process {first.pid}, which builds the control plane"
-    until(lambda: waiting in second.log_tail(), 10, f"the second run to say {waiting!r}")
+    until(lambda: waiting in second.log_tail(), 60, f"the second run to say {waiting!r}")
     workbench.gate.touch()
-    assert (first.wait(10), second.wait(10)) == (0, 0), first.log_tail() + second.log_tail()
+    assert (first.wait(60), second.wait(60)) == (0, 0), first.log_tail() + second.log_tail()
     assert workbench.builds() == 1
 
 
