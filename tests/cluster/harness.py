@@ -48,10 +48,12 @@ _FIRST_ERROR = 400
 def eventually(read: Callable[[], T], expected: T, timeout: float = TIMEOUT_SECONDS) -> None:
     """Wait until `read()` equals `expected`; the error of a wait in vain shows both."""
     deadline = time.monotonic() + timeout
+    late = False
     while (last := read()) != expected:
-        if time.monotonic() >= deadline:
+        if late:
             raise AssertionError(f"waited {timeout} s for {expected!r}; it is {last!r}")
         time.sleep(POLL_SECONDS)
+        late = time.monotonic() >= deadline
 
 
 def later() -> None:

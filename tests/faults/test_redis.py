@@ -106,7 +106,7 @@ def test_redis_loses_all_data(kube: Kube, wire: Wire, operator: Operator, redis_
     assert len(before) == 11, before
 
     redis_server.flush()
-    eventually(wire.keys, before, timeout=10)
+    eventually(wire.keys, before)
     assert disagreement(kube, wire) == {}
     assert kube.report("named") == ("Linked", "Linked", 1)
     eventually(lambda: kube.events("named"), [("Normal", "Linked"), ("Warning", "LinkDrifted")])

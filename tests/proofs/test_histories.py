@@ -61,7 +61,8 @@ def test_each_link_is_a_register(name: str, topology_of: Callable[[Scene], Topol
     tally = record(SCENES[name], topology_of(SCENES[name]), team, count=HISTORIES)
     assert tally.failures == [], "\n".join(tally.failures)
     assert tally.undecided == 0
-    assert tally.calls > 10 * HISTORIES
+    # Where connections are cut or stall, a busy machine has many calls refused, and those tell nothing.
+    assert tally.calls > (10 if name in AT_REST else 3) * HISTORIES
     if name in AT_REST:
         assert (tally.unanswered, tally.refused) == (0, 0)
     if name.endswith(("cut", "stalled")):
@@ -74,8 +75,8 @@ def test_each_link_is_a_register(name: str, topology_of: Callable[[Scene], Topol
         (wrong_clients.ReadsThenWrites, "valkey"),
         (wrong_clients.DeletesWhatItRead, "valkey"),
         (wrong_clients.Remembers, "valkey"),
-        (wrong_clients.SendsAgain, "valkey, connections cut"),
-        (wrong_clients.DeniesEverything, "valkey, connections cut"),
+        (wrong_clients.SendsAgain, "valkey, stalled"),
+        (wrong_clients.DeniesEverything, "valkey, stalled"),
     ],
 )
 def test_wrong_clients_are_caught(
@@ -83,7 +84,7 @@ def test_wrong_clients_are_caught(
 ) -> None:
     scene = SCENES[name]
     topology = topology_of(scene)
-    make = functools.partial(wrong.from_url, topology.url)
+    make = functools.partial(wrong.from_url, topology.url, timeout_seconds=scene.timeout_seconds)
     recording = Recording(scene, topology, team, wrong=[make, make, make], forms=("single",))
     tally = Tally()
     for tally in itertools.islice(recording.rounds(seed=0), ROUNDS_TO_BE_CAUGHT):

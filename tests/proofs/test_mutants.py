@@ -5,6 +5,7 @@ pytest tests/proofs/test_mutants.py --hypothesis-profile=long --timeout=0      a
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 
 from podlink.store import scripts
@@ -39,6 +40,7 @@ def test_the_histories_find_no_fault_in_scripts_that_are_whole() -> None:
         assert not judge.seen_in_histories(None)
 
 
+@pytest.mark.timeout(900)
 def test_what_is_broken_is_noticed() -> None:
     chosen = MUTANTS if settings.get_current_profile_name() == "long" else some()
     with Judge() as judge:

@@ -253,6 +253,8 @@ def until(condition: Callable[[], T], timeout: float, what: str, *, retry_on: tu
     """
     deadline = time.monotonic() + timeout
     while True:
+        # Before it is asked: what held us up until after the deadline must not hide that it has come true.
+        late = time.monotonic() >= deadline
         last: T | Exception
         try:
             last = condition()
@@ -260,7 +262,7 @@ def until(condition: Callable[[], T], timeout: float, what: str, *, retry_on: tu
                 return last
         except retry_on as error:
             last = error
-        if time.monotonic() >= deadline:
+        if late:
             raise _timed_out(what, timeout, last)
         time.sleep(POLL_SECONDS)
 
@@ -291,6 +293,7 @@ async def until_async(
     """`until` for a coroutine function (or a plain one), without holding up the event loop."""
     deadline = time.monotonic() + timeout
     while True:
+        late = time.monotonic() >= deadline
         last: T | Exception
         try:
             asked = condition()
@@ -299,7 +302,7 @@ async def until_async(
                 return last
         except retry_on as error:
             last = error
-        if time.monotonic() >= deadline:
+        if late:
             raise _timed_out(what, timeout, last)
         await asyncio.sleep(POLL_SECONDS)
 

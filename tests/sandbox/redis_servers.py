@@ -201,14 +201,14 @@ class RedisServer(Startable):
         return redis.Redis(port=self.port, socket_timeout=10, **client_options(self._password, self.tls))
 
     def ask(self, *command: str | int) -> Any:
-        """The answer to one command, on a connection of its own, in a second at most.
+        """The answer to one command, on a connection of its own, in five seconds at most.
 
         Raises:
             UNREACHABLE: nobody answers, for example because it is frozen.
             redis.ResponseError: the server refuses.
         """
         options = client_options(self._password, self.tls)
-        with redis.Redis(port=self.port, socket_timeout=1, retry=Retry(NoBackoff(), 0), **options) as client:
+        with redis.Redis(port=self.port, socket_timeout=5, retry=Retry(NoBackoff(), 0), **options) as client:
             return client.execute_command(*command)
 
     def close(self) -> None:

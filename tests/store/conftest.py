@@ -85,7 +85,7 @@ def own_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., RedisSe
 
 @pytest.fixture(scope="session")
 def shared_sentinels() -> Iterator[SentinelSet]:
-    with SentinelSet() as running:
+    with SentinelSet(down_after_seconds=3) as running:
         yield running
 
 
@@ -102,7 +102,7 @@ def sentinels(shared_sentinels: SentinelSet) -> SentinelSet:
 
 @pytest.fixture(scope="session")
 def shared_redis_cluster() -> Iterator[ClusterSet]:
-    with ClusterSet() as running:
+    with ClusterSet(node_timeout_seconds=3) as running:
         yield running
 
 
@@ -186,6 +186,6 @@ def everything_adds_up(request: pytest.FixtureRequest) -> Iterator[None]:
 
         # Links may expire while they are counted, and field and string do not go in one step: so ask again.
         try:
-            until(adds_up, timeout=3, what="links and loads to add up")
+            until(adds_up, timeout=20, what="links and loads to add up")
         except TimeoutError:
             pytest.fail("; ".join(problems))

@@ -41,7 +41,7 @@ def pair(own_server: Callable[..., RedisServer]) -> tuple[RedisServer, RedisServ
 
 @pytest.fixture(params=["async", "blocking"])
 async def replicated(request: pytest.FixtureRequest, pair: tuple[RedisServer, RedisServer]) -> AsyncIterator[Awaited]:
-    settings: dict[str, Any] = {"durability": "replicated", "timeout_seconds": 2}
+    settings: dict[str, Any] = {"durability": "replicated", "timeout_seconds": 8}
     if request.param == "async":
         async with StatefulExecutor.from_url(pair[0].url, **settings) as asynchronous:
             yield Awaited(asynchronous)
@@ -130,7 +130,7 @@ async def test_reads_wait_for_no_replica(pair: tuple[RedisServer, RedisServer], 
 
 async def test_many_writes_are_told_in_time_that_no_replica_confirms(pair: tuple[RedisServer, RedisServer]) -> None:
     primary, replica = pair
-    async with StatefulExecutor.from_url(primary.url, durability="replicated", timeout_seconds=2) as executor:
+    async with StatefulExecutor.from_url(primary.url, durability="replicated", timeout_seconds=8) as executor:
         await executor.set_linked_pod(NS, UID, SVC, 1)
         replica.freeze()
         calls: list[Awaitable[object]] = []

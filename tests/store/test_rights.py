@@ -126,7 +126,7 @@ async def test_a_cache_a_database_durability_and_the_operator_need_more(
         assert await executor.get_linked_pod(NS, UID, SVC) is None
     assert denied(server) == set()
     url = admit(server, RULE, REPLICATED)
-    async with StatefulExecutor.from_url(url, timeout_seconds=0.5, durability="replicated") as executor:
+    async with StatefulExecutor.from_url(url, timeout_seconds=4, durability="replicated") as executor:
         with pytest.raises(NotReplicated):
             await executor.set_linked_pod(NS, UID, SVC, 1)
     assert denied(server) == set()

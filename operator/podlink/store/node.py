@@ -142,18 +142,21 @@ class Node:
             raise
         return wire
 
-    def _listen(self, wire: Wire) -> None:
+    def _listen(self, wire: Wire, asked_at: float = 0.0) -> None:
         """Make sure that a connection on which pushes are awaited is not dead without a word."""
         if self.wire is not wire:
             return
-        silent = time.monotonic() - wire.heard_at
-        if silent >= 2 * self._timeout_seconds:
-            self.drop(wire, timeout_error(self._timeout_seconds, sent=True))
-            return
-        if silent >= self._timeout_seconds:
+        now = time.monotonic()
+        # That this comes late, because the process stood still, says nothing of the server: it has to be asked first.
+        if asked_at > wire.heard_at:
+            if now - asked_at >= self._timeout_seconds:
+                self.drop(wire, timeout_error(self._timeout_seconds, sent=True))
+                return
+        elif now - wire.heard_at >= self._timeout_seconds:
             wire.send([("PING",)], _ignore)
-        loop = asyncio.get_running_loop()
-        self._listening = loop.call_later(self._timeout_seconds / 2, self._listen, wire, context=self._context)
+            asked_at = now
+        loop, pause = asyncio.get_running_loop(), self._timeout_seconds / 2
+        self._listening = loop.call_later(pause, self._listen, wire, asked_at, context=self._context)
 
     def _failed(self, error: BaseException, done: Callable[[BaseException | None], None]) -> None:
         self._circuit.failed()
