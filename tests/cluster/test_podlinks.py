@@ -322,7 +322,7 @@ def test_a_temporary_link_expires_and_the_status_follows(
     assert 0 < wire.milliseconds("brief-stay", "hourglass") <= 15_000
     assert gateway.get_service(kube.namespace, "hourglass").loads == {0: 1}
 
-    eventually(lambda: kube.report("brief-stay"), ("Expired", "Expired", None), timeout=60)
+    eventually(lambda: kube.report("brief-stay"), ("Expired", "Expired", None))
     status = kube.status("brief-stay")
     assert ready(status)["status"] == "False"
     assert status["previousPodId"] == 0

@@ -85,7 +85,6 @@ def test_the_verbs_the_resources_and_the_account_are_named(
     account = f"system:serviceaccount:{own.namespace}:operator"
     told = f"{account} may not {shown}: grant it by a role that is bound to it"
     with start(own, redis_server, kubeconfig) as operator:
-        operator.await_start()
         operator.await_reason(told, REASON_SECONDS)
         assert operator.readyz()[0] == 503
         assert any(told in entry["message"] for entry in operator.log())
@@ -114,7 +113,6 @@ def test_a_right_that_is_taken_away_later_is_named_when_it_is_missed(
 def test_rights_on_the_lease_are_named(own: Kube, redis_server: RedisServer, kubeconfig: Path) -> None:
     grant(own, **{**RULES, "leases": RULES["pods"]})
     with start(own, redis_server, kubeconfig, "--leader-elect", "--lease-namespace", own.namespace) as operator:
-        operator.await_start()
         operator.await_reason("may not get leases.coordination.k8s.io", REASON_SECONDS)
         operator.await_reason(f"Lease {own.namespace}/podlink cannot be used", REASON_SECONDS)
         grant(own, **RULES)
@@ -126,7 +124,6 @@ def test_all_namespaces_are_named_where_all_are_watched(own: Kube, redis_server:
     grant(own, **RULES)
     flags = ["--redis-url", redis_server.url]
     with start_operator(own.cluster, *flags, KUBECONFIG=str(kubeconfig)) as operator:
-        operator.await_start()
         operator.await_reason("may not list pods in all namespaces, watch pods in all namespaces", REASON_SECONDS)
 
 

@@ -200,14 +200,6 @@ class ClusterSet(Startable):
         for server in (target, self.primary_of_slot(slot), *self.primaries()):
             server.ask("CLUSTER", "SETSLOT", slot, "NODE", _id(target))
 
-    def _close_slots(self) -> None:
-        """Leave slots where they are, whose move a test began and did not end."""
-        for server in self.servers:
-            for line in _lines(server):
-                for slot in line.slots:
-                    if slot.startswith("["):
-                        server.ask("CLUSTER", "SETSLOT", slot[1:].split("-")[0], "STABLE")
-
     def client(self) -> ClusterClient:
         """A plain redis-py client that returns str; for tests that look at the keys themselves."""
         nodes = [ClusterNode("127.0.0.1", server.port) for server in self.servers]  # type: ignore[no-untyped-call]
@@ -233,6 +225,13 @@ class ClusterSet(Startable):
 
     def _acquainted(self) -> bool:
         return all(len(_lines(server)) == len(self.servers) for server in self.servers)
+
+    def _close_slots(self) -> None:
+        """Leave slots where they are, whose move a test began and did not end."""
+        for server in self.primaries():  # a replica lists what its primary has begun, and may not end it
+            opened = [slot for line in _lines(server) for slot in line.slots if slot.startswith("[")]
+            for slot in opened:
+                server.ask("CLUSTER", "SETSLOT", slot[1:].split("-")[0], "STABLE")
 
     def _await_health(self) -> None:
         until(self._healthy, SETTLE_SECONDS, "a Cluster whose servers agree", retry_on=UNREACHABLE)

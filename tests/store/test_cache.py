@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -210,31 +211,34 @@ def test_a_links_time_counts_from_the_question() -> None:
     assert cache.entries[NS, UID, SVC] == (3, asked_at + 90.5)
 
 
-def connections(wire: Wire) -> set[str]:
-    return {client["id"] for client in wire.redis.client_list(_type="normal")}
+@asynccontextmanager
+async def keeps_its_connection(server: RedisServer, wire: Wire) -> AsyncIterator[StatefulExecutor]:
+    """An executor that has just had an answer, whose connection is the same at the end; `wire` counts from here."""
+
+    def connections() -> set[str]:
+        return {client["id"] for client in wire.redis.client_list(_type="normal")}
+
+    async with StatefulExecutor.from_url(server.url, cache=True, timeout_seconds=0.4) as cached:
+        await cached.get_linked_pod(NS, UID, SVC)
+        wire.redis.config_resetstat()
+        before = connections()
+        yield cached
+        assert connections() == before
 
 
 @pytest.mark.only_on(*ONE_SERVER, reason="where connections are counted, only ours may come and go")
 async def test_a_connection_without_calls_lives_on(server: RedisServer, wire: Wire) -> None:
-    async with StatefulExecutor.from_url(server.url, cache=True, timeout_seconds=0.4) as cached:
-        await cached.get_linked_pod(NS, UID, SVC)
-        wire.redis.config_resetstat()
-        before = connections(wire)
+    async with keeps_its_connection(server, wire):
         # At least a timeout lies between two signs of life; without the first, two are the end of the connection.
         await until_async(lambda: wire.calls_of("ping") >= 4, 20, "four signs of life")
-        assert connections(wire) == before
 
 
 @pytest.mark.only_on(*ONE_SERVER, reason="where connections are counted, only ours may come and go")
 async def test_a_connection_outlives_a_process_that_stood_still(server: RedisServer, wire: Wire) -> None:
-    async with StatefulExecutor.from_url(server.url, cache=True, timeout_seconds=0.4) as cached:
-        await cached.get_linked_pod(NS, UID, SVC)
-        wire.redis.config_resetstat()
-        before = connections(wire)
+    async with keeps_its_connection(server, wire) as cached:
         time.sleep(1)  # noqa: ASYNC251 - nothing runs, as when the machine has no time for it
         await until_async(lambda: wire.calls_of("ping") >= 1, 20, "the server to be asked")
         assert await cached.get_linked_pod(NS, UID, SVC) is None
-        assert connections(wire) == before
 
 
 async def test_it_holds_so_many_links_at_most(server: RedisServer, raw: redis.Redis) -> None:

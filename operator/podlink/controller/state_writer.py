@@ -51,11 +51,9 @@ class _Mark(msgspec.Struct, frozen=True):
     since: float
     causes: tuple[tracing.Cause, ...]
 
-    def and_also(self, later: "_Mark") -> "_Mark":
-        """Return this mark with the causes of a later one, as many as there is room for."""
-        if len(self.causes) >= _CAUSES:
-            return self
-        return _Mark(self.since, self.causes + later.causes)
+    def and_also(self, later: "_Mark | None") -> "_Mark":
+        """Return this mark with the causes of a later one, if there is one, as many as there is room for."""
+        return _Mark(self.since, (self.causes + later.causes)[:_CAUSES]) if later else self
 
 
 class StateWriter:
@@ -134,8 +132,8 @@ class StateWriter:
             except (RedisUnavailable, asyncio.CancelledError):
                 for change in changes:
                     key = change.after.namespace, change.after.name
-                    since = self._changed.get(key)
-                    self._changed[key] = change.mark.and_also(since) if since else change.mark
+                    # What was told since came later.
+                    self._changed[key] = change.mark.and_also(self._changed.get(key))
                 self._wake.set()
                 raise
 
