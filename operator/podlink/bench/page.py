@@ -8,8 +8,8 @@ from podlink.bench.report import Report, summary
 _PAGE: Final = """\
 # Benchmarks
 
-Written by `make bench`, so that what stands here is what was measured. `podlink bench --redis-url redis://…` measures
-your own Redis the same way, in keys of its own that it removes again. All rounds are in [bench.json](bench.json).
+`make bench` writes this page, so it shows what was measured. `podlink bench --redis-url redis://…` measures your own Redis
+in the same way. It uses keys of its own and removes them afterwards. [bench.json](bench.json) contains all rounds.
 
 ![Links and reads a second, beside the alternatives and the limit](bench.svg)
 
@@ -19,27 +19,27 @@ your own Redis the same way, in keys of its own that it removes again. All round
 
 ## How to read it
 
-- All contenders work on the same links with the same script (`statefulSetLink` with its four keys), each in a process
-  of its own, in turn: a round of each, then the next round. The first number is the median of the rounds.
-- Each of these calls links a user to the pod that the user is linked to already, which writes string and hash anew. A
-  link that moves to another pod changes the loads of both besides; the links of the largest batch below move.
-- A line with `…` is a ratio. It is formed in each round, of figures that were measured shortly one after the other; so
-  its median is not exactly the ratio of the two medians above.
-- **P** is the number of requests in flight on a connection, **c** the number of connections.
-- **redis-benchmark** is the tool that comes with Redis: a client in C that does nothing with a reply.
-- **Plain sockets** send requests that were packed before the clock started, and only compare the replies: the limit of
-  what a client in one thread can get out of the server with one request for each link.
-- **redis-py** is what one would use without PodLink: as it comes, with keys made in advance. PodLink makes its keys of
-  namespace, uid and service in each call.
-- **A call that is alone** waits for its reply before the next one is made, and nothing else goes on. The figure of a
-  round is the median of its calls.
-- **Until it shows** is the time from before another process sends its write until a cached read in this one returns
-  it, when it reads in every turn of its event loop.
-- **How long the server serves nobody else** is by its own account (`INFO commandstats`): the mean of script calls with
-  as many links in them as PodLink ever puts there. A computed link takes longer where the service has more pods, of
-  which there are few here: see [limitations](limitations.md).
-- **Memory** is by how much `used_memory` grows, divided by the {memory_links:,} links that were written. The lines
-  above PodLink's are the same links as a string and a field of a hash, with no loads and nothing else of PodLink's.
+- All clients work on the same links with the same script (`statefulSetLink` with its four keys). Each runs in a process of
+  its own. They take turns: one round of each, then the next round. The first number is the median of the rounds.
+- Each of these calls links a user to the pod that the user is already linked to. This writes the string and the hash again.
+  A link that moves to another pod also changes two loads. The links of the largest batch below move.
+- A line with `…` is a ratio. It is computed in each round, from two figures measured one shortly after the other. So its
+  median is not exactly the ratio of the two medians above it.
+- **P** is the number of requests in flight on a connection. **c** is the number of connections.
+- **redis-benchmark** is the tool that comes with Redis. It is a client in C that does nothing with a reply.
+- **Plain sockets** send requests that were packed before the measurement, and only compare the replies. This is the limit of
+  a client with one thread that sends one request for each link.
+- **redis-py** is what you would use without PodLink. It runs with its defaults, and with keys that were made before the
+  measurement. PodLink makes its keys from namespace, uid and service in each call.
+- **A call that is alone** waits for its reply before the next call, and nothing else runs. The figure of a round is the
+  median of its calls.
+- **Until it shows** is the time from just before another process sends its write until a cached read in this process returns
+  the new value. This process reads in every iteration of its event loop.
+- **How long the server serves nobody else** is measured by the server (`INFO commandstats`). It is the mean time of script
+  calls with as many links as PodLink ever puts into one. A computed link takes longer if the service has more pods. Here
+  it has few: see [limitations](limitations.md).
+- **Memory** is the growth of `used_memory` divided by the {memory_links:,} links that were written. The line above each
+  PodLink line is the same links as only a string and a field of a hash, without loads.
 """
 
 
