@@ -43,8 +43,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end }}
 
-{{- /* The documents of a plain manifest under files/, with the release's labels and the annotations given. What there is
-       of a policy's binding holds for the namespaces given, where there are any. */}}
+{{- /* The documents of a manifest under files/, with the release's labels and the given annotations. If namespaces are
+       given, the binding of a policy is limited to them. */}}
 {{- define "podlink.manifest" -}}
 {{- $labels := include "podlink.labels" .root | fromYaml }}
 {{- $text := required (printf "the chart lacks %s: take the whole of it" .file) (.root.Files.Get .file) }}
@@ -64,14 +64,14 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{ end }}
 {{- end }}
 
-{{- /* The Secrets that the operator's pod mounts, each once, as a JSON list. */}}
+{{- /* The Secrets that the operator's pod mounts, without duplicates, as a JSON list. */}}
 {{- define "podlink.secrets" -}}
 {{- with .Values.redis }}
 {{- list .urlSecret.name .passwordSecret.name .tls.secretName | compact | uniq | toJson }}
 {{- end }}
 {{- end }}
 
-{{- /* A rule of the network policy: out to these ports of these peers; none named: of any. */}}
+{{- /* An egress rule of the network policy, for these ports and peers. Without peers: for any. */}}
 {{- define "podlink.egress" -}}
 - ports:
     {{- range .ports }}
@@ -84,7 +84,7 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
   {{- end }}
 {{- end }}
 
-{{- /* What the schema cannot say in a sentence. */}}
+{{- /* Checks for which the schema has no clear message. */}}
 {{- define "podlink.check" -}}
 {{- $redis := .Values.redis }}
 {{- $ways := list }}
@@ -95,24 +95,24 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- fail "set one of redis.urlSecret.name (a Secret with the URL of your Redis), redis.url (a URL without a password) and redis.embedded (true: a Valkey in the operator's pod, to try PodLink)" }}
 {{- end }}
 {{- if gt (len $ways) 1 }}
-{{- fail (printf "%s are set: keep one of them, for the operator has one Redis" (join " and " $ways)) }}
+{{- fail (printf "%s are set: keep only one of them, because the operator uses one Redis" (join " and " $ways)) }}
 {{- end }}
 {{- if or (regexMatch "://.*:.*@" $redis.url) (regexMatch "[?&](sentinel_)?password=" $redis.url) }}
-{{- fail "redis.url holds a password, which whoever may read the Deployment would see: put the URL into a Secret and name it in redis.urlSecret.name, or the password alone in redis.passwordSecret.name" }}
+{{- fail "redis.url contains a password, which is visible in the Deployment: put the URL into a Secret and name it in redis.urlSecret.name, or only the password in redis.passwordSecret.name" }}
 {{- end }}
 {{- if $redis.embedded }}
 {{- if gt (int .Values.replicas) 1 }}
-{{- fail "replicas must be 1 with redis.embedded, for each pod would have a Valkey of its own: set replicas to 1, or name a Redis in redis.urlSecret.name or redis.url" }}
+{{- fail "replicas must be 1 with redis.embedded, because each pod would have its own Valkey: set replicas to 1, or name a Redis in redis.urlSecret.name or redis.url" }}
 {{- end }}
 {{- if or $redis.username $redis.passwordSecret.name $redis.tls.secretName }}
-{{- fail "redis.username, redis.passwordSecret.name and redis.tls.secretName are for a Redis of yours: leave them out with redis.embedded" }}
+{{- fail "redis.username, redis.passwordSecret.name and redis.tls.secretName are for your own Redis: leave them out with redis.embedded" }}
 {{- end }}
 {{- end }}
 {{- if ne (empty $redis.tls.certKey) (empty $redis.tls.keyKey) }}
 {{- fail "redis.tls.certKey and redis.tls.keyKey belong together: set both (a client certificate and its key), or none" }}
 {{- end }}
 {{- if and $redis.tls.secretName $redis.url (not (hasPrefix "rediss" $redis.url)) }}
-{{- fail "redis.tls.secretName is for TLS, and redis.url is without: begin it with rediss://, rediss+sentinel:// or rediss+cluster://" }}
+{{- fail "redis.tls.secretName is for TLS, but redis.url does not use TLS: begin it with rediss://, rediss+sentinel:// or rediss+cluster://" }}
 {{- end }}
 {{- if and .Values.tracing.enabled (not .Values.tracing.endpoint) }}
 {{- fail "tracing.endpoint is empty: with tracing.enabled it must name the collector, for example http://otel-collector.tracing:4318" }}
