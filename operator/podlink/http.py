@@ -12,8 +12,8 @@ Problems = Callable[[], Sequence[str]]
 class Endpoints:
     """An HTTP server for probes and scrapes.
 
-    `/healthz` answers while the loop turns; restarting the operator would mend nothing else. `/readyz` is 503 with
-    one reason a line while Redis, the cluster or the first sweep is missing.
+    `/healthz` answers while the event loop runs, because a restart would help with nothing else. `/readyz` answers 503
+    with one reason on each line until Redis and the cluster are available and the first sweep is done.
     """
 
     def __init__(self, registry: CollectorRegistry, *, problems: Problems, before_scrape: Callable[[], None]) -> None:
@@ -23,7 +23,7 @@ class Endpoints:
         self._runner: web.AppRunner | None = None
 
     async def start(self, port: int) -> int:
-        """Listen on all addresses; return the port, which port 0 leaves to the system.
+        """Listen on all addresses, and return the port. With port 0, the system chooses one.
 
         Raises:
             OSError: the port is taken.
@@ -34,7 +34,7 @@ class Endpoints:
         application.router.add_get("/metrics", self._metrics)
         self._runner = web.AppRunner(application, access_log=None)
         await self._runner.setup()
-        # One socket for both families: two of them would be given two ports when any free one is asked for.
+        # One socket for IPv4 and IPv6. With port 0, two sockets would get two different ports.
         both = socket.has_dualstack_ipv6()
         listener = socket.create_server(
             ("", port), family=socket.AF_INET6 if both else socket.AF_INET, dualstack_ipv6=both
@@ -59,5 +59,5 @@ class Endpoints:
 
     async def _metrics(self, _: web.Request) -> web.Response:
         self._before_scrape()
-        # aiohttp wants the charset apart from the content type.
+        # aiohttp does not accept the charset in its argument content_type.
         return web.Response(body=generate_latest(self._registry), headers={"Content-Type": CONTENT_TYPE_LATEST})

@@ -1,8 +1,8 @@
-"""Which event led to which work: a trace id for the log, and OpenTelemetry spans where they are wanted.
+"""Connects work with the event that caused it: by a trace id in the log, and optionally by OpenTelemetry spans.
 
-Every piece of work is a span, with OpenTelemetry or without. Without, a span is no more than the fields it puts on the
-log lines that are written inside it, among them a trace id that all work on behalf of one event has in common. With it
-(`enable`), the same spans are also exported, under the same ids.
+Every piece of work is a span. A span adds fields to the log lines that are written inside it. One of them is the
+trace id, which is the same for all work that one event caused. If OpenTelemetry is enabled (`enable`), the same spans
+are also exported with the same ids.
 """
 
 import os
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 NAME: Final = "podlink"
 
 CLOSE_SECONDS: Final = 3.0
-"""For the last spans, at the end."""
+"""How long to wait for the last spans to be sent, at the end."""
 
 
 class TracingUnavailable(PodLinkError):  # noqa: N818 - named for what it tells the user
-    """Spans cannot be exported; the text says why and what to do."""
+    """Spans cannot be exported. The text says why and what to do."""
 
 
 class Cause(NamedTuple):
-    """The span that work was asked for in, to be gone on with in another task."""
+    """The span that asked for some work, so that another task can continue its trace."""
 
     trace_id: str
     context: Any = None
-    """OpenTelemetry's own; None without it."""
+    """The context of OpenTelemetry. None if it is not enabled."""
 
 
 class _Here(NamedTuple):
@@ -46,10 +46,10 @@ _tracer: "Tracer | None" = None
 
 
 def enable(version: str) -> Callable[[], None]:
-    """Export spans over OTLP/HTTP from now on; where to, the standard `OTEL_...` variables say.
+    """Export spans by OTLP over HTTP from now on. The standard `OTEL_...` variables name the collector.
 
     Returns:
-        What to call at the end: it sends what has gathered, as far as that takes `CLOSE_SECONDS`.
+        A function to call at the end. It sends the remaining spans, and waits at most `CLOSE_SECONDS`.
 
     Raises:
         TracingUnavailable: the packages are not installed, or the variables cannot be used.
@@ -74,7 +74,7 @@ def enable(version: str) -> Callable[[], None]:
     use(trace.get_tracer(NAME, version, tracer_provider=provider))
 
     def close() -> None:
-        # The exporter has no limit of its own for a collector that is away; a thread that nobody waits for is one.
+        # The exporter has no time limit for a collector that does not answer. So wait for it in a thread.
         closing = threading.Thread(target=provider.shutdown, daemon=True)
         closing.start()
         closing.join(CLOSE_SECONDS)
@@ -83,19 +83,19 @@ def enable(version: str) -> Callable[[], None]:
 
 
 def use(tracer: "Tracer | None") -> None:
-    """Make spans with this tracer from now on; with None, only ids for the log."""
-    global _tracer  # noqa: PLW0603 - one for the process, as OpenTelemetry's own is
+    """Create spans with this tracer from now on. With None, only create ids for the log."""
+    global _tracer  # noqa: PLW0603 - one for the process, like OpenTelemetry's own
     _tracer = tracer
 
 
 def here() -> Cause | None:
-    """The span that this code runs in; None outside of any."""
+    """Return the span that this code runs in, or None."""
     current = _here.get()
     return current.cause if current else None
 
 
 def fields() -> Mapping[str, str]:
-    """What the span puts on log lines: its trace id, and the object that it is about."""
+    """Return the fields for log lines: the trace id and the object of the current span."""
     current = _here.get()
     return current.fields if current else {}
 
@@ -104,14 +104,14 @@ def fields() -> Mapping[str, str]:
 def span(
     name: str, *causes: Cause | None, about: Mapping[str, str] | None = None, **attributes: str | int
 ) -> Iterator[None]:
-    """Do something as one step of a trace.
+    """Run the block as one span of a trace.
 
     Args:
-        name: of the step, from a small set.
-        causes: the spans that asked for it, where that was in another task. Of one it is the next step; of several it
-            begins a trace of its own, with links to theirs. With none, it is a part of the span it stands in.
+        name: name of the span, from a small set.
+        causes: the spans that asked for this work in another task. With one cause, this span continues its trace. With
+            several, it starts a trace of its own, with links to theirs. With none, it is a child of the current span.
         about: fields for the log and the span: `namespace`, `object`, `uid`.
-        attributes: for the span alone.
+        attributes: fields for the span only.
     """
     known = [cause for cause in causes if cause is not None]
     parent = known[0] if len(known) == 1 else None if known else here()
@@ -126,7 +126,7 @@ def span(
 
 @contextmanager
 def step(name: str, **attributes: str | int) -> Iterator["Span | None"]:
-    """A call to a server, as a part of the span that it is made in: only exported, and nothing outside of one."""
+    """Run a call to a server as a child of the current span. Without a current span, this does nothing."""
     current = _here.get()
     if _tracer is None or current is None:
         yield None
@@ -136,7 +136,7 @@ def step(name: str, **attributes: str | int) -> Iterator["Span | None"]:
 
 
 def failed(made: "Span | None", error: BaseException) -> None:
-    """Mark a step as failed that ends without an exception."""
+    """Mark a step as failed if it ends without an exception."""
     if made is not None:
         from opentelemetry.trace import StatusCode  # noqa: PLC0415 - optional
 

@@ -1,5 +1,5 @@
-"""The operator's work: what watch events, Redis and the clock lead to.
+"""What the operator does with watch events, with changes in Redis and at certain times.
 
-Intake takes events in, the state writer brings pod and workload states to Redis, the reconciler brings PodLinks and
-links together, the sweep finds what all of them missed, and the monitor knows whether Redis is there.
+`intake` reads events. `state_writer` writes the states of pods and workloads to Redis. `reconciler` makes the links of
+PodLinks. `sweep` repairs what these missed. `monitor` knows whether Redis is available.
 """

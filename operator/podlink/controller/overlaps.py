@@ -1,4 +1,4 @@
-"""Tells of StatefulSets that claim ids of a service which an older one has already."""
+"""Reports StatefulSets that have the same ids of a service as an older one."""
 
 import logging
 
@@ -10,7 +10,7 @@ logger = logging.getLogger(__name__)
 
 
 def tell_overlaps(recorder: EventRecorder, before: ServiceView | None, after: ServiceView) -> bool:
-    """Tell of StatefulSets that were not left out before; return whether others are left out now than before."""
+    """Report StatefulSets that are newly left out. Return whether the set of those left out has changed."""
     known = {younger.uid for younger, _ in before.rejected} if before is not None else set()
     for younger, older in after.rejected:
         if younger.uid not in known:
@@ -23,8 +23,8 @@ def tell_overlaps(recorder: EventRecorder, before: ServiceView | None, after: Se
 def _note(service: str, younger: Workload, older: Workload) -> str:
     return (
         f"StatefulSet {older.name} is older and has ids {_ids(older.ids)} of service {service}, which overlap "
-        f"{_ids(younger.ids)} of this one; nothing is written for it. Give one of them another podlink.io/service "
-        "label, serviceName or ordinals.start"
+        f"{_ids(younger.ids)} of this one. PodLink writes nothing for this one. Give one of them another "
+        "podlink.io/service label, serviceName or ordinals.start"
     )
 
 

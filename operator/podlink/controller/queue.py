@@ -1,7 +1,7 @@
-"""A queue of keys to look at, with the semantics of client-go's workqueue.
+"""A queue of keys, with the semantics of client-go's workqueue.
 
-A key waits at most once, is never handled by two workers at a time, and one that is added while it is handled is
-handled again afterwards. See https://pkg.go.dev/k8s.io/client-go/util/workqueue.
+Each key is in the queue at most once. No two workers handle the same key at the same time. A key that is added while it
+is handled is handled again afterwards. See https://pkg.go.dev/k8s.io/client-go/util/workqueue.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ Key = tuple[str, str]
 
 
 class WorkQueue:
-    """Keys, in the order in which they were first added."""
+    """A queue of keys, in the order in which they were first added."""
 
     def __init__(self) -> None:
         self._queue: asyncio.Queue[Key] = asyncio.Queue()
@@ -35,7 +35,7 @@ class WorkQueue:
         return key in self._waiting or key in self._handled
 
     def update(self, keys: Iterable[Key]) -> None:
-        """Ask for keys to be handled soon."""
+        """Add keys, to be handled as soon as possible."""
         for key in keys:
             if key in self._waiting:
                 continue
@@ -44,7 +44,7 @@ class WorkQueue:
                 self._put(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
-        """Ask for a key to be handled later; of several such wishes the earliest holds."""
+        """Add a key after some seconds. If it is already scheduled, the earlier time counts."""
         loop = asyncio.get_running_loop()
         due = loop.time() + max(0.0, seconds)
         timer = self._timers.get(key)
@@ -52,7 +52,7 @@ class WorkQueue:
             if timer.when() <= due:
                 return
             timer.cancel()
-        # In a context of its own: that of the caller has a span, which would live for as long as the timer.
+        # In a context of its own. The caller's context has a span, which would live as long as the timer.
         self._timers[key] = loop.call_at(due, self._due, key, context=self._context)
 
     def _due(self, key: Key) -> None:
@@ -60,7 +60,7 @@ class WorkQueue:
         self.update((key,))
 
     async def get(self) -> Key:
-        """Wait for a key. Every key that was got must be given back with `done`."""
+        """Wait for a key. Call `done` for every key that this returns."""
         key = await self._queue.get()
         self._waiting.discard(key)
         self._handled.add(key)
@@ -68,7 +68,7 @@ class WorkQueue:
         return key
 
     def done(self, key: Key) -> None:
-        """Give a key back; if it was asked for meanwhile, it is handled again."""
+        """Mark a key as handled. If it was added again in the meantime, it is handled again."""
         self._handled.discard(key)
         if not self._handled:
             self._idle.set()
@@ -76,14 +76,14 @@ class WorkQueue:
             self._put(key)
 
     async def drain(self) -> None:
-        """Hand out no more keys, and wait until those that were are given back."""
+        """Return no more keys from `get`, and wait until all keys in work are done."""
         self._draining = True
         while not self._queue.empty():
             self._queue.get_nowait()
         await self._idle.wait()
 
     def close(self) -> None:
-        """Forget who asked to be handled later."""
+        """Cancel all scheduled keys."""
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
@@ -93,7 +93,7 @@ class WorkQueue:
             self._queue.put_nowait(key)
 
     def retry(self, key: Key) -> float:
-        """Ask for a key that failed to be handled again, later each time; return the delay in seconds."""
+        """Schedule a failed key again, with a growing delay. Return the delay in seconds."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         delay = min(_LAST_DELAY_SECONDS, _FIRST_DELAY_SECONDS * 2.0 ** min(failures, 10))
@@ -101,5 +101,5 @@ class WorkQueue:
         return delay
 
     def succeeded(self, key: Key) -> None:
-        """Forget the failures of a key."""
+        """Reset the delay of a key."""
         self._failures.pop(key, None)

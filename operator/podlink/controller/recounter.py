@@ -1,7 +1,7 @@
-"""The recount of loads, run once in a while: when the operator has started, and then in periods.
+"""Runs the recount of loads: when the operator has started, and then periodically.
 
-It is no part of the sweep. That one has to be quick, for all else waits for it; a recount takes its time, so that the
-server does not notice it.
+It is not a part of the sweep. The sweep must be fast, because everything else waits for it. A recount is slow, so that
+it costs the server little.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ _SHOWN_LOADS = 5
 
 
 class Recounter:
-    """Runs one recount after the other, never two at a time."""
+    """Runs one recount after the other."""
 
     def __init__(
         self,
@@ -33,7 +33,7 @@ class Recounter:
         monitor: RedisMonitor,
         metrics: Metrics,
     ) -> None:
-        """Recount the loads of these namespaces (none: of all), period_seconds after the last recount (0: never)."""
+        """Recount the loads of these namespaces (empty: all), period_seconds after the last recount (0: never)."""
         self._namespaces = namespaces
         self._period_seconds = period_seconds
         self._executor = executor
@@ -41,7 +41,7 @@ class Recounter:
         self._metrics = metrics
 
     async def run(self) -> None:
-        """Recount until cancelled. What fails is tried again a period later."""
+        """Recount until cancelled. A recount that fails runs again after one period."""
         while self._period_seconds > 0:
             await self._monitor.available.wait()
             started = monotonic()

@@ -1,1 +1,1 @@
-"""What PodLink knows without asking anybody: keys, states, identities and decisions, all of it pure."""
+"""Pure rules without I/O: keys, states, the identity of pods, PodLinks, and the decisions about them."""
