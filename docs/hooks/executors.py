@@ -1,7 +1,7 @@
 """A griffe extension that shows the executors' methods as callers meet them.
 
 A method is assigned in the class, `set_linked_pod = _runs(operations.set_linked_pod)`: signature and docstring are the
-builder's, see `podlink.store.calls.described_by`. Reading the source alone, griffe takes it for an attribute.
+builder's, see `podlink.store.options.described_by`. Reading the source alone, griffe takes it for an attribute.
 """
 
 import inspect
@@ -9,10 +9,11 @@ from typing import Any
 
 import griffe
 
-from podlink.store import blocking, executor
+from podlink.store.aio import executor as aio
+from podlink.store.blocking import executor as blocking
 
 _CLASSES = {
-    f"{made.__module__}.{made.__qualname__}": made for made in (executor.StatefulExecutor, blocking.StatefulExecutor)
+    f"{made.__module__}.{made.__qualname__}": made for made in (aio.StatefulExecutor, blocking.StatefulExecutor)
 }
 
 

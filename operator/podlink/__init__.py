@@ -10,7 +10,7 @@ from podlink.domain.errors import (
     RedisUnavailable,
     ScriptError,
 )
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 from podlink.store.operations import Service
 
 __all__ = [

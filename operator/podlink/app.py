@@ -26,9 +26,9 @@ from podlink.domain.errors import PodLinkError
 from podlink.http import Endpoints
 from podlink.metrics import Metrics
 from podlink.redis_settings import RedisAccess, RedisSettings
+from podlink.store.aio.executor import StatefulExecutor
+from podlink.store.aio.traced import TracedExecutor
 from podlink.store.embedded import EmbeddedRedis
-from podlink.store.executor import StatefulExecutor
-from podlink.store.traced import TracedExecutor
 from podlink.term import Term
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from podlink.cluster.access import ClusterAccessError
 from podlink.domain.errors import InvalidArgument, PodLinkError
 from podlink.domain.workloads import POD_INDEX_LABEL
 from podlink.redis_settings import RedisAccess, RedisSettings
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 from podlink.tracing import TracingUnavailable
 
 F = TypeVar("F", bound=Callable[..., Any])

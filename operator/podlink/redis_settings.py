@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from podlink.domain.errors import InvalidArgument
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 
 logger = logging.getLogger(__name__)
 

@@ -15,9 +15,9 @@ from podlink.controller.links import run_all
 from podlink.domain.podlinks import InvalidPodLinkError, PodLink, read_podlink
 from podlink.redis_settings import Target
 from podlink.store import operations
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
+from podlink.store.counting.scan import scan_services
 from podlink.store.operations import Operation, Service
-from podlink.store.scan import scan_services
 
 _STYLES = {
     "Ready": "green",

@@ -19,7 +19,7 @@ from podlink.domain.registry import PodLinks
 from podlink.domain.services import ServiceView
 from podlink.handlers.runner import WatchRunner
 from podlink.metrics import Metrics
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 
 logger = logging.getLogger(__name__)
 

@@ -28,7 +28,7 @@ from docs.pages import MEASURED, PAGES, blocks, command_lines, commands_of, docu
 from podlink.cli import cli
 from podlink.domain.podlinks import Reason
 from podlink.metrics import Metrics
-from podlink.store import scripts
+from podlink.store.operations import scripts
 from sandbox.cluster import CHART, CRD, KUBECTL, REPOSITORY
 from sandbox.redis_servers import RedisServer
 

@@ -28,7 +28,7 @@ from unittest import mock
 import pytest
 from hypothesis import Phase, Verbosity
 
-from podlink.store import scripts
+from podlink.store.operations import scripts
 from proofs.machine import Asynchronous, check_histories
 from proofs.mutants import MUTANTS, PICKS, REPOSITORY, STATES, Mutant
 from sandbox.redis_servers import RedisServer
@@ -36,7 +36,7 @@ from sandbox.redis_servers import RedisServer
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from podlink.store.scripts import Script
+    from podlink.store.operations.scripts import Script
 
 HISTORIES: Final = 12
 """Given to each broken script; most are noticed in the first or the second."""

@@ -315,7 +315,7 @@ def _states(name: str) -> Iterator[Mutant]:
 
 
 def _python() -> Iterator[Mutant]:
-    batch = "operator/podlink/store/scripts.py"
+    batch = "operator/podlink/store/operations/scripts.py"
     merging = ("tests/store/test_merging.py",)
     whole = ("tests/proofs/test_model.py",)
     yield Mutant(batch, "pcall(script, keys, args)", "true, script(keys, args)", "fails all for one", merging)
@@ -323,7 +323,7 @@ def _python() -> Iterator[Mutant]:
     yield Mutant(batch, "args[before + own + i] =", "args[before + i] =", "mixes up arguments", merging)
     yield Mutant(batch, "keys_before = keys_before + tonumber(key_count)", "", "forgets whose keys are whose", whole)
 
-    cluster = "operator/podlink/store/cluster.py"
+    cluster = "operator/podlink/store/topology/cluster.py"
     settled = "yield from _settle(operation, given=given, temporary=temporary, taken=taken, ends=ends)"
     yield Mutant(cluster, settled, "pass", "books no load", TWO, CLUSTER)
     lost = "# Somebody else linked the uid meanwhile.\n        yield from _settle("
@@ -341,7 +341,7 @@ def _python() -> Iterator[Mutant]:
         "cluster",
     )
 
-    cache = "operator/podlink/store/cache.py"
+    cache = "operator/podlink/store/aio/cache.py"
     cached = ("tests/store/test_cache.py",)
     yield Mutant(
         cache,
@@ -358,11 +358,11 @@ def _python() -> Iterator[Mutant]:
     yield Mutant(cache, counted, from_now, "counts a link's time from the answer", cached, "question")
 
     pipelines = ("tests/store/test_pipelines.py",)
-    calls = "operator/podlink/store/calls.py"
+    calls = "operator/podlink/store/batching/exchange.py"
     text = "with_text=operation.shape.target not in known"
     yield Mutant(calls, text, "with_text=False", "lets a read overtake an unknown script", pipelines)
     failures = ("tests/store/test_failures.py",)
-    outcomes = "operator/podlink/store/outcomes.py"
+    outcomes = "operator/podlink/store/batching/outcomes.py"
     maybe = "maybe_applied = error.sent and"
     yield Mutant(outcomes, maybe, "maybe_applied = False and", "denies what it may have done", failures)
     refused = ("tests/store/test_names.py",)
@@ -374,7 +374,7 @@ def _python() -> Iterator[Mutant]:
 def _waiting() -> Iterator[Mutant]:
     """Of the code in between: what waits, what travels together, and what is believed meanwhile."""
     cached = ("tests/store/test_cache.py",)
-    executor = "operator/podlink/store/executor.py"
+    executor = "operator/podlink/store/aio/executor.py"
     told = "valkey and before_the_server_tells"
     bulk = ("tests/store/test_bulk.py",)
     yield Mutant(executor, "if still_true:", "if True:", "keeps what was overtaken", cached, "valkey and arrives_with")
@@ -384,24 +384,24 @@ def _waiting() -> Iterator[Mutant]:
     outage = ("tests/store/test_outage.py",)
     open_circuit, closed = "if left := self._circuit.seconds_left:", "if left := 0.0:"
     recovered, anew = "self._circuit.succeeded()", "valkey and begin_anew"
-    for kind, file in (("async", "node.py"), ("blocking", "blocking_servers.py")):
+    for kind, file in (("async", "aio/server.py"), ("blocking", "blocking/server.py")):
         source = f"operator/podlink/store/{file}"
         dropped = f"{kind} and drops_every"
         yield Mutant(source, open_circuit, closed, "tries a server that is away all the time", outage, dropped)
         yield Mutant(source, recovered, "pass", "remembers an outage for ever", outage, f"{kind} and {anew}")
-    node = "operator/podlink/store/node.py"
-    ping = 'wire.send([("PING",)], _ignore)'
-    yield Mutant(node, ping, "pass", "leaves a connection because it is quiet", cached, "valkey and without_calls")
-    circuit = "operator/podlink/store/circuit.py"
+    server = "operator/podlink/store/aio/server.py"
+    ping = 'connection.send([("PING",)], _ignore)'
+    yield Mutant(server, ping, "pass", "leaves a connection because it is quiet", cached, "valkey and without_calls")
+    circuit = "operator/podlink/store/topology/circuit.py"
     unit = ("tests/unit/test_circuit.py",)
     yield Mutant(circuit, "= random.random", "= lambda: 0.5", "brings all clients back at once", unit, "instant")
 
-    mailbox = "operator/podlink/store/mailbox.py"
+    queue = "operator/podlink/store/aio/queue.py"
     merging = ("tests/store/test_merging.py",)
-    halves, many = "(len(letters) + 1) // 2)", "valkey and so_many_batches"
-    yield Mutant(mailbox, halves, "len(letters) * 9 // 10)", "splits unevenly", merging, "valkey and busy")
-    yield Mutant(mailbox, "len(self._batches) < FLIGHTS)", "True)", "has all under way at once", merging, many)
-    yield Mutant(mailbox, "elif len(letters) == FEW:", "elif False:", "sends one batch at a time", merging, many)
+    halves, many = "(len(calls) + 1) // 2)", "valkey and so_many_batches"
+    yield Mutant(queue, halves, "len(calls) * 9 // 10)", "splits unevenly", merging, "valkey and busy")
+    yield Mutant(queue, "len(in_flight) < MAX_IN_FLIGHT)", "True)", "has all under way at once", merging, many)
+    yield Mutant(queue, "elif len(calls) == FEW:", "elif False:", "sends one batch at a time", merging, many)
     links = "operator/podlink/store/operations/links.py"
     weight = "_TEMPORARY_WEIGHT if persist_seconds > 0 else 1"
     yield Mutant(links, weight, "1", "keeps the server long with temporary links", merging, "fewer_of_what")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import settings
 
-from podlink.store import scripts
+from podlink.store.operations import scripts
 from proofs.judging import Judge, noticers_of
 from proofs.mutants import MUTANTS, REPOSITORY, Mutant
 

@@ -12,7 +12,7 @@ import pytest
 
 from podlink import RedisUnavailable
 from podlink.domain import keys
-from podlink.store import scripts
+from podlink.store.operations import scripts
 from sandbox.processes import until_async
 from sandbox.redis_cluster import ClusterSet
 from sandbox.redis_sentinel import SentinelSet

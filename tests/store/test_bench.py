@@ -17,8 +17,8 @@ from podlink.bench import server as bench_server
 from podlink.bench.figures import FIGURES, ONCE, TARGETS
 from podlink.bench.plan import Plan
 from podlink.domain import keys
-from podlink.store import scripts
-from podlink.store.merging import BATCH_SIZE
+from podlink.store.batching.merging import BATCH_SIZE
+from podlink.store.operations import scripts
 from podlink.store.operations.base import PICK_WEIGHT
 from sandbox.processes import until
 from sandbox.redis_cluster import ClusterSet

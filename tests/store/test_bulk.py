@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from podlink import InvalidArgument, PartialFailure, RedisUnavailable, ScriptError, StatefulExecutor
-from podlink.store.mailbox import FLIGHTS
-from podlink.store.merging import BATCH_SIZE
+from podlink.store.aio.queue import MAX_IN_FLIGHT
+from podlink.store.batching.merging import BATCH_SIZE
 from store.harness import LOAD, NS, ONE_PRIMARY, SVC, Awaited, Wire
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ async def test_when_all_fail_alike_one_error_speaks_for_all(own_server: Callable
 
 async def test_of_a_cancelled_bulk_nothing_more_is_sent(own_server: Callable[..., RedisServer]) -> None:
     server = own_server()
-    uids = [f"u{n}" for n in range((FLIGHTS + 4) * BATCH_SIZE)]
+    uids = [f"u{n}" for n in range((MAX_IN_FLIGHT + 4) * BATCH_SIZE)]
     async with StatefulExecutor.from_url(server.url) as executor:
         await executor.set_linked_pods(NS, {"first": 1}, SVC)
         server.freeze()
@@ -126,7 +126,7 @@ async def test_of_a_cancelled_bulk_nothing_more_is_sent(own_server: Callable[...
         server.thaw()
     # Closing has waited for all that was still to be sent.
     with server.client() as raw:
-        assert raw.hgetall(LOAD) == {"1": str(1 + FLIGHTS * BATCH_SIZE)}
+        assert raw.hgetall(LOAD) == {"1": str(1 + MAX_IN_FLIGHT * BATCH_SIZE)}
 
 
 @pytest.mark.only_on(*ONE_PRIMARY, reason="in a Cluster each call goes to the server of its uid")

@@ -11,7 +11,7 @@ import pytest
 
 from podlink import InvalidArgument, RedisUnavailable, StatefulExecutor
 from podlink.store import operations
-from podlink.store.cache import LinkCache
+from podlink.store.aio.cache import LinkCache
 from sandbox.processes import until, until_async
 from store.harness import LINK, NS, ONE_SERVER, SVC, UID, Wire
 

@@ -10,7 +10,7 @@ from redis.exceptions import NoPermissionError
 
 from podlink import NotReplicated, PartialFailure, ScriptError, StatefulExecutor, sync
 from podlink.store import operations
-from podlink.store.calls import Manner, conversation
+from podlink.store.batching.exchange import SendMode, exchange
 from sandbox.processes import until, until_async
 from store.harness import LINK, NS, SVC, UID, Awaited
 
@@ -161,14 +161,14 @@ async def test_why_the_server_refuses_to_wait_is_told(pair: tuple[RedisServer, R
 
 def test_what_is_sent_again_alone_confirms_nothing_that_went_before() -> None:
     reads = [operations.get_linked_services(NS, UID)] * 15
-    merged = Manner(merged=True, wait=("WAIT", 1, 100))
-    talk = conversation([operations.set_linked_pod(NS, UID, SVC, 1), *reads], merged)
-    assert [request[0] for request in next(talk)] == ["EVALSHA", "EVALSHA", "WAIT"]
+    merged = SendMode(merged=True, wait=("WAIT", 1, 100))
+    steps = exchange([operations.set_linked_pod(NS, UID, SVC, 1), *reads], merged)
+    assert [request[0] for request in next(steps)] == ["EVALSHA", "EVALSHA", "WAIT"]
     # No replica has what the first batch wrote. The second batch, of two reads, was refused as a whole.
-    again = talk.send([[-1, *[[]] * 13], NoPermissionError("no key of yours"), 0])
+    again = steps.send([[-1, *[[]] * 13], NoPermissionError("no key of yours"), 0])
     assert [request[0] for request in again] == ["EVALSHA", "EVALSHA"]
     with pytest.raises(StopIteration) as end:
-        talk.send([[], NoPermissionError("no key of yours")])
+        steps.send([[], NoPermissionError("no key of yours")])
     written, *read = end.value.value
     assert isinstance(written, NotReplicated)
     assert read[:14] == [{}] * 14

@@ -17,9 +17,9 @@ from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 
 from podlink import InvalidArgument, RedisUnavailable, ScriptError, StatefulExecutor, sync
 from podlink.store import operations
-from podlink.store.calls import conversation
-from podlink.store.mailbox import FLIGHTS
-from podlink.store.outcomes import Lost
+from podlink.store.aio.queue import MAX_IN_FLIGHT
+from podlink.store.batching.exchange import exchange
+from podlink.store.batching.outcomes import Lost
 from sandbox.processes import until, until_async
 from sandbox.redis_servers import RedisServer
 from store.harness import (
@@ -219,7 +219,7 @@ async def test_pipelines_to_a_server_that_does_not_answer_are_bounded(own_server
         outcomes = await asyncio.gather(*(executor.run_many([link]) for link in links))
         unavailable = [error for (error,) in outcomes if isinstance(error, RedisUnavailable)]
         sent = [error for error in unavailable if error.maybe_applied]
-        assert (len(unavailable), len(sent)) == (20, FLIGHTS)
+        assert (len(unavailable), len(sent)) == (20, MAX_IN_FLIGHT)
         assert all("no answer within 0.5 seconds" in str(error) for error in sent)
         # The connection was left, and a new one gets no further.
         ((error,),) = await asyncio.gather(executor.run_many(links[:1]))
@@ -279,10 +279,10 @@ def test_thread_waiting_for_a_free_connection_is_bounded(own_server: Callable[..
     ],
 )
 def test_refusal_that_ends_the_connection_was_not_applied(answer: RedisError, says: str) -> None:
-    talk = conversation([operations.set_linked_pod(NS, UID, SVC, 1)])
-    next(talk)
+    steps = exchange([operations.set_linked_pod(NS, UID, SVC, 1)])
+    next(steps)
     with pytest.raises(StopIteration) as end:
-        talk.send([Lost(answer, sent=True)])
+        steps.send([Lost(answer, sent=True)])
     (error,) = end.value.value
     assert isinstance(error, RedisUnavailable)
     assert says in str(error)

@@ -10,10 +10,10 @@ import pytest
 import redis.asyncio as asyncio_redis
 
 from podlink import RedisUnavailable, ScriptError, StatefulExecutor
-from podlink.store import operations, scripts
-from podlink.store.mailbox import FEW, FLIGHTS
-from podlink.store.merging import BATCH_SIZE, merge
-from podlink.store.operations import Operation
+from podlink.store import operations
+from podlink.store.aio.queue import FEW, MAX_IN_FLIGHT
+from podlink.store.batching.merging import BATCH_SIZE, merge
+from podlink.store.operations import Operation, scripts
 from podlink.store.operations.base import command
 from podlink.store.operations.links import read_link
 from sandbox.redis_cluster import ClusterSet
@@ -380,14 +380,14 @@ async def test_a_server_that_does_not_answer_is_sent_so_many_batches_at_most(
         await asyncio.gather(*(executor.run(link(n)) for n in range(20)))
         server.freeze()
         calls = [asyncio.create_task(executor.run(link(0)))]
-        for _ in range(2 * FLIGHTS):
+        for _ in range(2 * MAX_IN_FLIGHT):
             # The fewest that leave beside others; the loop takes a turn to start them, and one to send them.
             calls += [asyncio.create_task(executor.run(link(n))) for n in range(FEW)]
             for _ in range(3):
                 await asyncio.sleep(0)
         told: list[Any] = await asyncio.gather(*calls, return_exceptions=True)
         server.thaw()
-    assert [error.maybe_applied for error in told] == [n <= (FLIGHTS - 1) * FEW for n in range(len(told))]
+    assert [error.maybe_applied for error in told] == [n <= (MAX_IN_FLIGHT - 1) * FEW for n in range(len(told))]
 
 
 async def test_a_call_given_up_while_it_waited_is_observed(own_server: Callable[..., RedisServer]) -> None:

@@ -9,8 +9,9 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import NoScriptError, OutOfMemoryError
 
 from podlink import PodLinkError, RedisUnavailable, ScriptError, Service
-from podlink.store import operations, scripts
-from podlink.store.calls import Manner, conversation
+from podlink.store import operations
+from podlink.store.batching.exchange import SendMode, exchange
+from podlink.store.operations import scripts
 from podlink.store.operations.base import command
 from store.harness import LINK, LINKS, LOAD, NS, ONE_PRIMARY, SVC, UID, Awaited, Wire
 
@@ -111,56 +112,56 @@ async def test_long_pipeline_sends_each_operation_once(executor: Awaited, wire: 
 def test_only_what_failed_with_noscript_is_sent_again() -> None:
     # Another client flushes the scripts while our pipeline runs: the server forgets between two of our commands.
     many = [move(1), move(2), operations.get_linked_pod(NS, UID, SVC), operations.get_service(NS, SVC), move(3)]
-    talk = conversation(many)
-    first = next(talk)
+    steps = exchange(many)
+    first = next(steps)
     assert [request[0] for request in first] == ["EVAL", "EVALSHA", "GET", "EVAL", "EVALSHA"]
-    second = talk.send([-1, NoScriptError("flushed"), b"1", [[], []], NoScriptError("flushed")])
+    second = steps.send([-1, NoScriptError("flushed"), b"1", [[], []], NoScriptError("flushed")])
     assert second == [("SCRIPT", "LOAD", scripts.SET_LINK.text), many[1].request(), many[4].request()]
     with pytest.raises(StopIteration) as end:
-        talk.send([b"digest", b"1", b"2"])
+        steps.send([b"digest", b"1", b"2"])
     assert end.value.value == [None, 1, 1, Service({}, {}), 2]
 
 
 def test_a_script_that_is_forgotten_again_is_sent_with_its_text() -> None:
     many = [move(1), move(2)]
-    talk = conversation(many, Manner(wait=("WAIT", 1, 100)))
-    next(talk)
-    talk.send([NoScriptError("flushed"), NoScriptError("flushed"), 1])
+    steps = exchange(many, SendMode(wait=("WAIT", 1, 100)))
+    next(steps)
+    steps.send([NoScriptError("flushed"), NoScriptError("flushed"), 1])
     # Flushed once more, between the loading and the second of the calls.
-    third = talk.send([b"digest", b"0", NoScriptError("flushed again"), 1])
+    third = steps.send([b"digest", b"0", NoScriptError("flushed again"), 1])
     assert third == [many[1].request(with_text=True), ("WAIT", 1, 100)]
     with pytest.raises(StopIteration) as end:
-        talk.send([b"1", 1])
+        steps.send([b"1", 1])
     assert end.value.value == [0, 1]
 
 
 def test_nothing_is_sent_a_fourth_time() -> None:
-    talk = conversation([move(1)])
-    next(talk)
-    talk.send([NoScriptError("unknown")])
-    talk.send([b"digest", NoScriptError("unknown")])
+    steps = exchange([move(1)])
+    next(steps)
+    steps.send([NoScriptError("unknown")])
+    steps.send([b"digest", NoScriptError("unknown")])
     with pytest.raises(StopIteration) as end:
-        talk.send([NoScriptError("still unknown")])
+        steps.send([NoScriptError("still unknown")])
     (error,) = end.value.value
     assert isinstance(error, ScriptError)
     assert "still unknown" in str(error)
 
 
 def test_a_batch_with_too_few_replies_fails_each_of_its_calls() -> None:
-    talk = conversation([move(1), move(2), move(3)], Manner(merged=True))
-    next(talk)
+    steps = exchange([move(1), move(2), move(3)], SendMode(merged=True))
+    next(steps)
     with pytest.raises(StopIteration) as end:
-        talk.send([[b"-1", b"1"]])
+        steps.send([[b"-1", b"1"]])
     assert [type(error) for error in end.value.value] == [ScriptError] * 3
     assert "2 replies to 3 calls" in str(end.value.value[0])
 
 
 def test_refused_loading_tells_the_reason() -> None:
-    talk = conversation([move(1)])
-    next(talk)
-    talk.send([NoScriptError("unknown")])
+    steps = exchange([move(1)])
+    next(steps)
+    steps.send([NoScriptError("unknown")])
     with pytest.raises(StopIteration) as end:
-        talk.send([OutOfMemoryError("used memory > 'maxmemory'"), NoScriptError("unknown")])
+        steps.send([OutOfMemoryError("used memory > 'maxmemory'"), NoScriptError("unknown")])
     (error,) = end.value.value
     assert isinstance(error, RedisUnavailable)
     assert "used memory > 'maxmemory'" in str(error)

@@ -15,8 +15,8 @@ import redis
 from podlink import InvalidArgument, RedisUnavailable, StatefulExecutor, sync
 from podlink.domain import keys
 from podlink.store import operations
-from podlink.store.recount import Recount, Repair, recount
-from podlink.store.recount.counting import SLICE_KEYS
+from podlink.store.counting import Recount, Repair, recount
+from podlink.store.counting.loads import SLICE_KEYS
 from sandbox.processes import until, until_async
 from store.harness import (
     ALL_TOPOLOGIES,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from podlink import PartialFailure, RedisUnavailable, ScriptError, StatefulExecutor, sync
-from podlink.store import scripts
+from podlink.store.operations import scripts
 from sandbox.processes import free_port, until, until_async
 from sandbox.redis_cluster import ClusterSet, slot_of
 from sandbox.redis_servers import RedisServer

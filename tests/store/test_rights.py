@@ -12,8 +12,8 @@ import pytest
 
 from podlink import NotReplicated, PartialFailure, ScriptError, StatefulExecutor, sync
 from podlink.store import operations
-from podlink.store.recount import recount
-from podlink.store.scan import scan_services, supports_field_expiry
+from podlink.store.counting import recount
+from podlink.store.counting.scan import scan_services, supports_field_expiry
 from store.harness import NS, ONE_SERVER, SVC, UID, Awaited
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ import pytest
 from podlink import InvalidArgument, RedisUnavailable, StatefulExecutor
 from podlink.domain import keys
 from podlink.store import operations
-from podlink.store.scan import scan_services, supports_field_expiry, walk
+from podlink.store.counting.scan import scan_services, supports_field_expiry, walk
 from sandbox.processes import free_port, until
 from store.harness import LINKS, NS, ONE_PRIMARY, SVC, UID, Awaited, Topology, fill
 

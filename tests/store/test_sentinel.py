@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from podlink import NotReplicated, RedisUnavailable
-from podlink.store import scripts
+from podlink.store.operations import scripts
 from sandbox.processes import free_port, until_async
 from sandbox.redis_sentinel import SERVICE, SentinelSet
 from sandbox.redis_servers import UNREACHABLE, RedisServer

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from podlink.store import scripts
+from podlink.store.operations import scripts
 
 CHECKOUT = Path(__file__).parents[2]
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 from redis.exceptions import ResponseError
 
-from podlink.store import operations, scripts
+from podlink.store import operations
+from podlink.store.operations import scripts
 from sandbox.processes import until_async
 from store.harness import LINK, LINKS, LOAD, NS, ONE_PRIMARY, STATE, SVC, UID, VERSIONS, WORKLOAD, Awaited, Wire
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from podlink.controller.monitor import RedisMonitor
     from podlink.domain.podlinks import PodLink, Status
-    from podlink.store.executor import StatefulExecutor
+    from podlink.store.aio.executor import StatefulExecutor
     from podlink.store.operations import Operation
 
 PATIENCE_SECONDS = 10

@@ -1,6 +1,6 @@
 """When a server that could not be reached is tried again."""
 
-from podlink.store.circuit import Circuit
+from podlink.store.topology.circuit import Circuit
 
 
 class Clock:

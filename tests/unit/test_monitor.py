@@ -12,7 +12,7 @@ from podlink.metrics import Metrics
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from podlink.store.executor import StatefulExecutor
+    from podlink.store.aio.executor import StatefulExecutor
     from podlink.store.operations import Operation
 
 

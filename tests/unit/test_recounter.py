@@ -13,15 +13,15 @@ from podlink.controller import recounter
 from podlink.controller.recounter import Recounter
 from podlink.domain.errors import PodLinkError, RedisUnavailable, ScriptError
 from podlink.metrics import Metrics
-from podlink.store.recount import Recount, Repair
-from podlink.store.recount.inquiry import Pace
+from podlink.store.counting import Recount, Repair
+from podlink.store.counting.inquiry import Pace
 from sandbox.processes import until_async
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from podlink.controller.monitor import RedisMonitor
-    from podlink.store.executor import StatefulExecutor
+    from podlink.store.aio.executor import StatefulExecutor
 
 NOTHING = Recount(links=0, services=0, walks=1, loads=(), members=0, left_out=0, reason=None)
 

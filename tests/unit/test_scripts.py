@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from podlink.store import operations, scripts
+from podlink.store import operations
+from podlink.store.operations import scripts
 
 if TYPE_CHECKING:
     from podlink.store.operations import Operation
-    from podlink.store.scripts import Script
+    from podlink.store.operations.scripts import Script
 
 LUA = Path(__file__).parents[2] / "lua"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from podlink.store.recount.tally import Bounds, Tally
+from podlink.store.counting.tally import Bounds, Tally
 
 
 def tally(walks: list[str], loads: list[int]) -> Tally:

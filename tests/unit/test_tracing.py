@@ -11,7 +11,7 @@ from opentelemetry.trace import StatusCode
 from podlink import StatefulExecutor, tracing
 from podlink.domain.errors import ScriptError
 from podlink.store import operations
-from podlink.store.traced import TracedExecutor
+from podlink.store.aio.traced import TracedExecutor
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import ReadableSpan

@@ -15,8 +15,8 @@ import redis.asyncio
 
 from podlink.bench.plan import CONNECTIONS, PIPELINE, POD, SERVICE, Plan, link_arguments, uids
 from podlink.domain import keys
-from podlink.store.blocking import StatefulExecutor as BlockingExecutor
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
+from podlink.store.blocking.executor import StatefulExecutor as BlockingExecutor
 
 _READ: Final = 1000
 

@@ -13,8 +13,8 @@ import msgspec
 from redis.connection import parse_url
 
 from podlink.domain import keys
-from podlink.store import scripts
-from podlink.store.calls import Request
+from podlink.store.batching.exchange import Request
+from podlink.store.operations import scripts
 
 SERVICE: Final = "lobby"
 POD: Final = 1

@@ -19,10 +19,11 @@ from redis.retry import Retry
 from podlink.bench.plan import POD, PODS, SERVICE, Plan, link_request, uid
 from podlink.domain import keys
 from podlink.domain.errors import PodLinkError
-from podlink.store import operations, scripts
-from podlink.store.blocking import StatefulExecutor
-from podlink.store.calls import Request, pack
-from podlink.store.merging import BATCH_SIZE
+from podlink.store import operations
+from podlink.store.batching.exchange import Request, pack
+from podlink.store.batching.merging import BATCH_SIZE
+from podlink.store.blocking.executor import StatefulExecutor
+from podlink.store.operations import scripts
 from podlink.store.operations.base import PICK_WEIGHT
 
 TTL_SECONDS: Final = 86_400

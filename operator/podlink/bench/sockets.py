@@ -14,7 +14,7 @@ from itertools import cycle
 from typing import Any, Final
 
 from podlink.bench.plan import CONNECTIONS, NotMeasuredError, Plan, link_request, read_request, uids
-from podlink.store.calls import Request, pack
+from podlink.store.batching.exchange import Request, pack
 
 _PATIENCE_SECONDS: Final = 10
 _CHUNK: Final = 1 << 17

@@ -15,8 +15,8 @@ from typing import Any, Final
 from podlink.bench.plan import SERVICE, Plan
 from podlink.domain import keys
 from podlink.domain.errors import PodLinkError
-from podlink.store.blocking import StatefulExecutor as BlockingExecutor
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
+from podlink.store.blocking.executor import StatefulExecutor as BlockingExecutor
 
 _END: Final = keys.LAST_POD_ID
 """The podId that is written last."""

@@ -6,7 +6,7 @@ import subprocess
 from typing import Final
 
 from podlink.bench.plan import CONNECTIONS, NotMeasuredError, Plan, link_request, read_request
-from podlink.store.calls import Request
+from podlink.store.batching.exchange import Request
 
 _NAMES: Final = ("redis-benchmark", "valkey-benchmark")
 _ANY_USER: Final = "__rand_int__"

@@ -7,7 +7,7 @@ from podlink.domain.decide import LinkRecord, PickPod, ReleaseLink, SetLink, Wri
 from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.domain.podlinks import PodLink
 from podlink.store import operations
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 from podlink.store.operations import Operation
 
 

@@ -16,7 +16,7 @@ from uuid import uuid4
 from podlink.domain.errors import PodLinkError, ScriptError
 from podlink.metrics import Metrics
 from podlink.store import operations
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 from podlink.store.operations import Operation
 
 logger = logging.getLogger(__name__)

@@ -24,7 +24,7 @@ from podlink.domain.inventory import Inventory
 from podlink.domain.podlinks import FINALIZER, Phase, PodLink, Reason, Status, read_podlink
 from podlink.domain.registry import ObjectKey, PodLinks
 from podlink.metrics import Metrics
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 
 logger = logging.getLogger(__name__)
 

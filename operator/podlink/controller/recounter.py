@@ -13,8 +13,8 @@ from podlink import tracing
 from podlink.controller.monitor import RedisMonitor
 from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.metrics import Metrics
-from podlink.store.executor import StatefulExecutor
-from podlink.store.recount import Recount, recount
+from podlink.store.aio.executor import StatefulExecutor
+from podlink.store.counting import Recount, recount
 
 logger = logging.getLogger(__name__)
 

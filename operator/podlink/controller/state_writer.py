@@ -19,7 +19,7 @@ from podlink.domain.inventory import Inventory, ServiceKey
 from podlink.domain.services import ServiceView
 from podlink.metrics import Metrics
 from podlink.store import operations
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 from podlink.store.operations import Operation
 
 logger = logging.getLogger(__name__)

@@ -30,9 +30,9 @@ from podlink.domain.registry import PodLinks
 from podlink.domain.workloads import Pod, Workload
 from podlink.metrics import Metrics
 from podlink.store import operations
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
+from podlink.store.counting.scan import scan_services, supports_field_expiry
 from podlink.store.operations import Operation
-from podlink.store.scan import scan_services, supports_field_expiry
 
 logger = logging.getLogger(__name__)
 

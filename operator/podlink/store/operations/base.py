@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Generic, TypeVar
 
-from podlink.store.scripts import Script
+from podlink.store.operations.scripts import Script
 
 S = TypeVar("S", bound="Shape[Any]")
 T = TypeVar("T")

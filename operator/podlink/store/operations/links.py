@@ -4,10 +4,9 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from podlink.domain import keys
-from podlink.store import scripts
-from podlink.store.operations import replies
+from podlink.store.operations import replies, scripts
 from podlink.store.operations.base import PICK_WEIGHT, Operation, Shape, command, remembered
-from podlink.store.scripts import Script
+from podlink.store.operations.scripts import Script
 
 T = TypeVar("T")
 

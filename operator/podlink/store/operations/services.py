@@ -6,10 +6,9 @@ from typing import Any, TypeVar
 
 from podlink.domain import keys
 from podlink.domain.errors import InvalidArgument
-from podlink.store import scripts
-from podlink.store.operations import replies
+from podlink.store.operations import replies, scripts
 from podlink.store.operations.base import PICK_WEIGHT, Operation, Shape, command, remembered
-from podlink.store.scripts import Script
+from podlink.store.operations.scripts import Script
 
 T = TypeVar("T")
 

@@ -53,6 +53,6 @@ The server works on a slice for a millisecond or less, and pauses in between kee
 `inquiry`. A recount can be cancelled at any time; each of its writes is whole by itself.
 """
 
-from podlink.store.recount.counting import Recount, Repair, recount
+from podlink.store.counting.loads import Recount, Repair, recount
 
 __all__ = ["Recount", "Repair", "recount"]

@@ -9,14 +9,14 @@ from typing import Final, NamedTuple
 from podlink.domain import keys
 from podlink.domain.errors import PodLinkError
 from podlink.domain.keys import ServiceName, Uid
-from podlink.store.calls import DEFAULT_TIMEOUT_SECONDS
-from podlink.store.executor import StatefulExecutor
-from podlink.store.recount import operations
-from podlink.store.recount.inquiry import Inquiry, Pace, Spend
-from podlink.store.recount.members import Members
-from podlink.store.recount.operations import Link
-from podlink.store.recount.tally import Tally
-from podlink.store.scan import walk
+from podlink.store.aio.executor import StatefulExecutor
+from podlink.store.counting import operations
+from podlink.store.counting.inquiry import Inquiry, Pace, Spend
+from podlink.store.counting.members import Members
+from podlink.store.counting.operations import Link
+from podlink.store.counting.scan import walk
+from podlink.store.counting.tally import Tally
+from podlink.store.options import DEFAULT_TIMEOUT_SECONDS
 
 PAUSE_SECONDS: Final = DEFAULT_TIMEOUT_SECONDS + 1
 """Default pause between two walks, and between two looks at a temporary link: longer than a call may take."""

@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from podlink import tracing
 from podlink.domain.errors import PodLinkError
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 from podlink.store.operations import Operation
 
 T = TypeVar("T")

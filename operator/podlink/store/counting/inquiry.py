@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, TypeVar
 
 from podlink.domain.errors import PodLinkError, RedisUnavailable
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 from podlink.store.operations import Operation
 
 T = TypeVar("T")

@@ -9,11 +9,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from podlink.domain.errors import InvalidArgument, PodLinkError
-from podlink.store import calls, operations, urls
-from podlink.store.blocking_servers import ClusterServers, Server
-from podlink.store.calls import Durability, Manner
+from podlink.store import operations, options
+from podlink.store.batching.exchange import SendMode
+from podlink.store.batching.outcomes import Observer, report
+from podlink.store.blocking.cluster import ClusterServers
+from podlink.store.blocking.server import Server
 from podlink.store.operations import Bulk, Operation
-from podlink.store.outcomes import Observer, report
+from podlink.store.options import Durability
+from podlink.store.topology import urls
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -30,7 +33,7 @@ def _runs(build: Callable[P, Operation[T]]) -> Callable[Concatenate["StatefulExe
     def method(self: "StatefulExecutor", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self.run(build(*args, **kwargs))
 
-    return calls.described_by(build, method)
+    return options.described_by(build, method)
 
 
 def _runs_all(build: Callable[P, Bulk[T]]) -> Callable[Concatenate["StatefulExecutor", P], T]:
@@ -40,7 +43,7 @@ def _runs_all(build: Callable[P, Bulk[T]]) -> Callable[Concatenate["StatefulExec
         bulk = build(*args, **kwargs)
         return bulk.collect(self._run_all(bulk.operations))
 
-    return calls.described_by(build, method)
+    return options.described_by(build, method)
 
 
 class StatefulExecutor:
@@ -57,7 +60,7 @@ class StatefulExecutor:
         self,
         client: redis.Redis | redis.RedisCluster | Callable[[], redis.RedisCluster],
         *,
-        timeout_seconds: float = calls.DEFAULT_TIMEOUT_SECONDS,
+        timeout_seconds: float = options.DEFAULT_TIMEOUT_SECONDS,
         durability: Durability = "primary",
         replicas: int = 1,
         on_call: Observer | None = None,
@@ -72,25 +75,25 @@ class StatefulExecutor:
             durability: "replicated": a write returns when replicas have it, else it raises `NotReplicated`.
             replicas: how many must. Sentinels may promote one that is a moment behind another, so only the number of
                 all replicas makes sure that a failover loses nothing that was confirmed.
-            on_call: told about every call, see `podlink.store.outcomes.Observer`.
+            on_call: told about every call, see `podlink.store.batching.outcomes.Observer`.
 
         Raises:
             InvalidArgument: an argument is something else.
         """
-        calls.check_timeout(timeout_seconds)
+        options.check_timeout(timeout_seconds)
         self._on_call = on_call
         self._owned: redis.Redis | None = None
         self._server: Server | None = None
         self._cluster: ClusterServers | None = None
-        wait = calls.confirmation(durability, replicas, timeout_seconds)
+        wait = options.confirmation(durability, replicas, timeout_seconds)
         make = functools.partial(Server, timeout_seconds=timeout_seconds, report=self._report)
         if isinstance(client, redis.Redis):
-            self._server = make(client, manner=Manner(merged=True, wait=wait))
+            self._server = make(client, mode=SendMode(merged=True, wait=wait))
         elif isinstance(client, redis.RedisCluster):
-            apart = functools.partial(make, manner=Manner(wait=wait))
+            apart = functools.partial(make, mode=SendMode(wait=wait))
             self._cluster = ClusterServers(lambda: client, apart, timeout_seconds, owned=False)
         elif callable(client):
-            apart = functools.partial(make, manner=Manner(wait=wait))
+            apart = functools.partial(make, mode=SendMode(wait=wait))
             self._cluster = ClusterServers(client, apart, timeout_seconds, owned=True)
         else:
             raise InvalidArgument(
@@ -105,12 +108,12 @@ class StatefulExecutor:
         cls,
         url: str,
         *,
-        timeout_seconds: float = calls.DEFAULT_TIMEOUT_SECONDS,
+        timeout_seconds: float = options.DEFAULT_TIMEOUT_SECONDS,
         max_connections: int = _DEFAULT_CONNECTIONS,
         durability: Durability = "primary",
         replicas: int = 1,
         on_call: Observer | None = None,
-        **options: Any,
+        **connection_options: Any,
     ) -> Self:
         """Connect to Redis or Valkey, at the first call.
 
@@ -120,8 +123,8 @@ class StatefulExecutor:
             max_connections: how many connections to a server are opened at most; further calls wait for a free one.
             durability: see the constructor.
             replicas: see the constructor.
-            on_call: told about every call, see `podlink.store.outcomes.Observer`.
-            options: of redis-py's connections, for example `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`.
+            on_call: told about every call, see `podlink.store.batching.outcomes.Observer`.
+            connection_options: for redis-py's connections, for example `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`.
 
         Raises:
             InvalidArgument: the URL's scheme is another one, or a part of it cannot be read, or an option is unknown.
@@ -130,9 +133,9 @@ class StatefulExecutor:
             raise InvalidArgument(
                 f"max_connections must be an int above 0, got {max_connections!r}", argument="max_connections"
             )
-        calls.check_timeout(timeout_seconds)
+        options.check_timeout(timeout_seconds)
         for name in ("cache", "cache_entries"):
-            if name in options:
+            if name in connection_options:
                 raise InvalidArgument(
                     f"{name} is of the asyncio executor, podlink.StatefulExecutor: this one asks Redis for every link",
                     argument=name,
@@ -143,7 +146,7 @@ class StatefulExecutor:
             "socket_connect_timeout": timeout_seconds,
             "retry": Retry(NoBackoff(), 0),
         }
-        client = urls.open_client(urls.BLOCKING, url, settings | options)
+        client = urls.open_client(urls.BLOCKING, url, settings | connection_options)
         executor = cls(
             client, timeout_seconds=timeout_seconds, durability=durability, replicas=replicas, on_call=on_call
         )

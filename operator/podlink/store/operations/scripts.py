@@ -41,7 +41,7 @@ class Script:
 
 def _source(name: str) -> str:
     packaged = resources.files("podlink") / "lua" / f"{name}.lua"
-    checkout = Path(__file__).parents[3] / "lua" / f"{name}.lua"
+    checkout = Path(__file__).parents[4] / "lua" / f"{name}.lua"
     for place in (packaged, checkout):
         if place.is_file():
             return place.read_text(encoding="utf-8")

@@ -14,7 +14,7 @@ from podlink.domain import keys
 from podlink.domain.errors import RedisUnavailable, ScriptError
 from podlink.domain.keys import ServiceName, Uid
 from podlink.store import operations
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 
 logger: Final = logging.getLogger("podlink.scan")
 

@@ -1,7 +1,7 @@
-"""Puts the calls of many callers together, so that up to 40 of them travel, and run, as one.
+"""Merges the calls of many callers, so that up to 40 of them are sent and run as one script call.
 
-The server spends less on one script call of many operations than on as many calls, and so does the client. Callers see
-nothing of it: each has its own reply, or its own error.
+One script call with many operations costs the server and the client less than many calls. Callers do not notice it:
+each gets its own reply, or its own error.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -9,58 +9,57 @@ from itertools import groupby
 from operator import attrgetter
 from typing import Any, Final, TypeAlias
 
-from podlink.store import scripts
-from podlink.store.operations import Operation, Shape, replies
+from podlink.store.operations import Operation, Shape, replies, scripts
 
 BATCH_SIZE: Final = 40
-"""Permanent links of one script call, or as much work of other kinds. The gain of more is small, and the server serves
-nobody else meanwhile."""
+"""Permanent links in one script call, or as much work of other kinds. More would gain little, and the server serves
+nobody else in that time."""
 
 Run: TypeAlias = tuple[Shape[Any], list[Operation[Any]]]
-"""Operations of one shape that follow each other."""
+"""Consecutive operations of one shape."""
 
 _BY_SHAPE: Final = attrgetter("shape")
 
 
 def merge(operations: Sequence[Operation[Any]]) -> Iterator[tuple[Operation[Any], int]]:
-    """Turn operations into fewer, in the same order.
+    """Merge operations into fewer, in the same order.
 
     Yields:
-        `(operation, n)`: one to send, and for how many of the given ones it stands. With n above 1 its reply is the
-        list of theirs.
+        `(operation, n)`: an operation to send, and the number of given operations that it contains. With n above 1, its
+        reply is the list of their replies.
     """
     runs = [(shape, list(calls)) for shape, calls in groupby(operations, _BY_SHAPE)]
-    pack = _read if all(shape.command == "GET" for shape, _ in runs) else _batch
-    load: list[Run] = []
+    join = _read if all(shape.command == "GET" for shape, _ in runs) else _batch
+    batch: list[Run] = []
     room = BATCH_SIZE
     for shape, run in runs:
         calls = run
         if shape.target not in scripts.NUMBERS:
-            if load:
-                yield _sealed(load, pack)
-                load, room = [], BATCH_SIZE
+            if batch:
+                yield _joined(batch, join)
+                batch, room = [], BATCH_SIZE
             yield from ((call, 1) for call in calls)
             continue
         while calls:
             fit = room // shape.weight
             if fit:
-                load.append((shape, calls[:fit]))
+                batch.append((shape, calls[:fit]))
                 room -= len(calls[:fit]) * shape.weight
                 calls = calls[fit:]
             else:
-                yield _sealed(load, pack)
-                load, room = [], BATCH_SIZE
-    if load:
-        yield _sealed(load, pack)
+                yield _joined(batch, join)
+                batch, room = [], BATCH_SIZE
+    if batch:
+        yield _joined(batch, join)
 
 
-def _sealed(runs: Sequence[Run], pack: Callable[[Sequence[Run]], Operation[Any]]) -> tuple[Operation[Any], int]:
+def _joined(runs: Sequence[Run], join: Callable[[Sequence[Run]], Operation[Any]]) -> tuple[Operation[Any], int]:
     count = sum(len(calls) for _, calls in runs)
-    return (pack(runs), count) if count > 1 else (runs[0][1][0], 1)
+    return (join(runs), count) if count > 1 else (runs[0][1][0], 1)
 
 
 def _read(runs: Sequence[Run]) -> Operation[Any]:
-    # A value that is no string counts as none here, where GET answers an error: the next write to it says so.
+    # MGET treats a value of another type as no link, where GET answers an error. The next write reports the error.
     keys: list[str] = []
     for shape, calls in runs:
         if shape.tails:

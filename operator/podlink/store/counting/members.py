@@ -22,10 +22,10 @@ from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
 from podlink.domain.keys import ServiceName, Uid
+from podlink.store.counting import operations
+from podlink.store.counting.inquiry import Inquiry
+from podlink.store.counting.operations import PERMANENT, Link, Member
 from podlink.store.operations import Operation
-from podlink.store.recount import operations
-from podlink.store.recount.inquiry import Inquiry
-from podlink.store.recount.operations import PERMANENT, Link, Member
 
 _SLICE_MEMBERS: Final = 50
 _MENDED_AT_ONCE: Final = 50

@@ -25,10 +25,10 @@ from redis.exceptions import (
 
 from podlink.domain import keys
 from podlink.domain.errors import NotReplicated, PodLinkError, RedisUnavailable, ScriptError
-from podlink.store import operations, scripts
-from podlink.store.operations import Operation, Shape, replies
+from podlink.store import operations
+from podlink.store.batching.outcomes import logger, outcome, unavailable
+from podlink.store.operations import Operation, Shape, replies, scripts
 from podlink.store.operations.base import command
-from podlink.store.outcomes import logger, outcome, unavailable
 
 Steps: TypeAlias = Generator[list[Operation[Any]], list[Any], Any]
 """Yields operations of one slot each, which have no order among them, and is sent their results, PodLinkErrors among
@@ -143,9 +143,9 @@ def _side_by_side(many: Sequence[Operation[Any]], timeout_seconds: float, *, ord
     results: list[Any] = [None] * len(many)
     going: dict[int, tuple[Steps, list[Operation[Any]]]] = {}
 
-    def advance(slot: int, talk: Steps, answers: list[Any] | None) -> None:
+    def advance(slot: int, steps: Steps, answers: list[Any] | None) -> None:
         try:
-            going[slot] = talk, (next(talk) if answers is None else talk.send(answers))
+            going[slot] = steps, (next(steps) if answers is None else steps.send(answers))
         except StopIteration as end:
             results[slot] = end.value
             going.pop(slot, None)
@@ -156,9 +156,9 @@ def _side_by_side(many: Sequence[Operation[Any]], timeout_seconds: float, *, ord
         wanted = list(going.items())
         asked = [operation for _, (_, step) in wanted for operation in step]
         answers = yield from _followed(asked, timeout_seconds, ordered=ordered)
-        for slot, (talk, step) in wanted:
+        for slot, (steps, step) in wanted:
             own, answers = answers[: len(step)], answers[len(step) :]
-            advance(slot, talk, own)
+            advance(slot, steps, own)
     return results
 
 

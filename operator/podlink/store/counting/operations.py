@@ -13,11 +13,10 @@ from typing import Any, Final, NamedTuple, TypeVar
 
 from podlink.domain import keys
 from podlink.domain.keys import ServiceName, Uid
-from podlink.store import scripts
-from podlink.store.operations import Operation, Shape, replies
+from podlink.store.counting.tally import Bounds
+from podlink.store.operations import Operation, Shape, replies, scripts
 from podlink.store.operations.base import command
-from podlink.store.recount.tally import Bounds
-from podlink.store.scripts import Script
+from podlink.store.operations.scripts import Script
 
 T = TypeVar("T")
 

@@ -1,9 +1,9 @@
 """The asyncio executor.
 
-What the tasks of an event loop ask for at the same time goes out together (`mailbox`, `merging`), down one connection
-to each server that all of them share (`wire`). redis-py makes and secures the connections; its clients are not used to
-send, for two reasons. They resend what failed on a broken connection, as often as their retry policy says, and a script
-may have run the first time; here a lost connection is reported. And a call through them costs several times as much.
+Calls that the tasks of an event loop make at the same time are sent together (`queue`, `batching.merging`). All tasks
+share one connection to each server (`connection`). redis-py makes and secures the connections, but its clients do not
+send, for two reasons. First, they send a call again after the connection broke, and the script may have run the first
+time. Here, a lost connection is reported. Second, a call through them costs several times as much.
 """
 
 import functools
@@ -17,17 +17,19 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from podlink.domain.errors import InvalidArgument, PodLinkError
-from podlink.store import calls, operations, urls
-from podlink.store.cache import LinkCache
-from podlink.store.calls import Durability, Manner, Request
-from podlink.store.cluster_servers import ClusterServers
-from podlink.store.health import Health
-from podlink.store.mailbox import Mailbox, Mailboxes
-from podlink.store.merging import BATCH_SIZE
-from podlink.store.node import Connect, Node
+from podlink.store import operations, options
+from podlink.store.aio.cache import LinkCache
+from podlink.store.aio.cluster import ClusterServers
+from podlink.store.aio.queue import CallQueue, ServerQueues
+from podlink.store.aio.server import Connect, Server
+from podlink.store.batching.exchange import Request, SendMode
+from podlink.store.batching.merging import BATCH_SIZE
+from podlink.store.batching.outcomes import Observer, outcome, report
 from podlink.store.operations import Bulk, Operation
 from podlink.store.operations.links import read_link
-from podlink.store.outcomes import Observer, outcome, report
+from podlink.store.options import Durability
+from podlink.store.topology import urls
+from podlink.store.topology.health import Health
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -42,7 +44,7 @@ def _runs(build: Callable[P, Operation[T]]) -> Callable[Concatenate["StatefulExe
     async def method(self: "StatefulExecutor", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return await self._start(build(*args, **kwargs))
 
-    return calls.described_by(build, method)
+    return options.described_by(build, method)
 
 
 def _runs_all(build: Callable[P, Bulk[T]]) -> Callable[Concatenate["StatefulExecutor", P], Coroutine[Any, Any, T]]:
@@ -52,7 +54,7 @@ def _runs_all(build: Callable[P, Bulk[T]]) -> Callable[Concatenate["StatefulExec
         bulk = build(*args, **kwargs)
         return bulk.collect(await self._run_all(bulk.operations))
 
-    return calls.described_by(build, method)
+    return options.described_by(build, method)
 
 
 class StatefulExecutor:
@@ -72,7 +74,7 @@ class StatefulExecutor:
         self,
         client: redis.asyncio.Redis | redis.asyncio.RedisCluster,
         *,
-        timeout_seconds: float = calls.DEFAULT_TIMEOUT_SECONDS,
+        timeout_seconds: float = options.DEFAULT_TIMEOUT_SECONDS,
         cache: bool = False,
         cache_entries: int = _CACHE_ENTRIES,
         durability: Durability = "primary",
@@ -91,7 +93,7 @@ class StatefulExecutor:
             durability: "replicated": a write returns when replicas have it, else it raises `NotReplicated`.
             replicas: how many must. Sentinels may promote one that is a moment behind another, so only the number of
                 all replicas makes sure that a failover loses nothing that was confirmed.
-            on_call: told about every call, see `podlink.store.outcomes.Observer`.
+            on_call: told about every call, see `podlink.store.batching.outcomes.Observer`.
 
         Raises:
             InvalidArgument: an argument is something else.
@@ -103,32 +105,32 @@ class StatefulExecutor:
                 " for a redis.Redis use podlink.sync.StatefulExecutor",
                 argument="client",
             )
-        calls.check_timeout(timeout_seconds)
+        options.check_timeout(timeout_seconds)
         self._client = client
         self._owns_client = False
         self._timeout_seconds = timeout_seconds
         self._on_call = on_call
-        self._wait = calls.confirmation(durability, replicas, timeout_seconds)
-        self._cache = LinkCache(calls.checked_size(cache_entries)) if cache else None
-        self._mailboxes: Mailboxes | None = None
+        self._wait = options.confirmation(durability, replicas, timeout_seconds)
+        self._cache = LinkCache(options.checked_size(cache_entries)) if cache else None
+        self._queues: ServerQueues | None = None
         self._cluster: ClusterServers | None = None
         if isinstance(client, redis.asyncio.RedisCluster):
-            self._cluster = ClusterServers(client, self._make_mailboxes, timeout_seconds)
+            self._cluster = ClusterServers(client, self._make_queues, timeout_seconds)
         else:
-            self._mailboxes = self._make_mailboxes(functools.partial(_connection_like, client))
+            self._queues = self._make_queues(functools.partial(_connection_like, client))
 
     @classmethod
     def from_url(
         cls,
         url: str,
         *,
-        timeout_seconds: float = calls.DEFAULT_TIMEOUT_SECONDS,
+        timeout_seconds: float = options.DEFAULT_TIMEOUT_SECONDS,
         cache: bool = False,
         cache_entries: int = _CACHE_ENTRIES,
         durability: Durability = "primary",
         replicas: int = 1,
         on_call: Observer | None = None,
-        **options: Any,
+        **connection_options: Any,
     ) -> Self:
         """Connect to Redis or Valkey, at the first call.
 
@@ -143,20 +145,20 @@ class StatefulExecutor:
             cache_entries: see the constructor.
             durability: see the constructor.
             replicas: see the constructor.
-            on_call: told about every call, see `podlink.store.outcomes.Observer`.
-            options: of redis-py's connections, for example `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`.
+            on_call: told about every call, see `podlink.store.batching.outcomes.Observer`.
+            connection_options: for redis-py's connections, for example `ssl_ca_certs`, `ssl_certfile`, `ssl_keyfile`.
 
         Raises:
             InvalidArgument: the URL's scheme is another one, or a part of it cannot be read, or an option is unknown.
         """
-        calls.check_timeout(timeout_seconds)
+        options.check_timeout(timeout_seconds)
         settings: dict[str, Any] = {
             "socket_timeout": timeout_seconds,
             "socket_connect_timeout": timeout_seconds,
             "retry": Retry(NoBackoff(), 0),
         }
         executor = cls(
-            urls.open_client(urls.ASYNCIO, url, settings | options),
+            urls.open_client(urls.ASYNCIO, url, settings | connection_options),
             timeout_seconds=timeout_seconds,
             cache=cache,
             cache_entries=cache_entries,
@@ -177,8 +179,8 @@ class StatefulExecutor:
         """Wait for the calls under way, and close the connections."""
         if self._cluster is not None:
             await self._cluster.aclose()
-        if self._mailboxes is not None:
-            await self._mailboxes.aclose()
+        if self._queues is not None:
+            await self._queues.aclose()
         if self._owns_client:
             sentinel = getattr(getattr(self._client, "connection_pool", None), "sentinel_manager", None)
             if sentinel is not None:
@@ -205,8 +207,8 @@ class StatefulExecutor:
         """
         if not any(operation.shape.target for operation in many):
             return [outcome(operation, ()) for operation in many]
-        if self._mailboxes is not None:
-            return await self._mailboxes.of(many).post_together(many)
+        if self._queues is not None:
+            return await self._queues.of(many).submit_together(many)
         return await self._servers.run(many, ordered=True)
 
     async def nodes(self, *, anew: bool = False) -> list[str | None]:
@@ -224,17 +226,17 @@ class StatefulExecutor:
 
     def health(self) -> Health:
         """How the connections are, at this moment."""
-        servers = self._cluster or self._mailboxes
+        servers = self._cluster or self._queues
         return servers.health() if servers is not None else Health()
 
     async def _run_all(self, many: Sequence[Operation[Any]]) -> list[Any]:
         """Run operations that have no order among them."""
-        if self._mailboxes is None:
+        if self._queues is None:
             return await self._servers.run(many)
         # What waits for replicas waits once.
         size = max(1, len(many)) if self._wait else BATCH_SIZE
         parts = [many[start : start + size] for start in range(0, len(many), size)]
-        futures = [self._mailboxes.of(part).post_together(part, ordered=False) for part in parts]
+        futures = [self._queues.of(part).submit_together(part, ordered=False) for part in parts]
         try:
             return [result for future in futures for result in await future]
         finally:
@@ -244,30 +246,32 @@ class StatefulExecutor:
     def _start(self, operation: Operation[T]) -> Awaitable[T]:
         if not operation.shape.target:
             return _nothing_to_ask(operation)
-        if self._mailboxes is None:
+        if self._queues is None:
             return self._servers.run_one(operation)
-        mailboxes = self._mailboxes
-        return (mailboxes.writes if operation.shape.writes else mailboxes.reads).post(operation)
+        queues = self._queues
+        return (queues.writes if operation.shape.writes else queues.reads).submit(operation)
 
     @property
     def _servers(self) -> ClusterServers:
         if self._cluster is None:
-            raise RuntimeError("there is one server, and it has a mailbox")
+            raise RuntimeError("there is one server, and it has a queue")
         return self._cluster
 
-    def _make_mailboxes(self, connect: Connect) -> Mailboxes:
-        manner = Manner(merged=self._cluster is None)
+    def _make_queues(self, connect: Connect) -> ServerQueues:
+        mode = SendMode(merged=self._cluster is None)
         cache = self._cache
-        node = Node(connect, self._timeout_seconds)
+        server = Server(connect, self._timeout_seconds)
         if cache is not None:
-            node = Node(connect, self._timeout_seconds, greeting=_TRACKING, on_push=cache.hear, on_down=cache.clear)
-        reads = Mailbox(node, self._timeout_seconds, self._report, manner)
+            server = Server(
+                connect, self._timeout_seconds, handshake=_TRACKING, on_push=cache.hear, on_down=cache.clear
+            )
+        reads = CallQueue(server, self._timeout_seconds, self._report, mode)
         if not self._wait:
-            return Mailboxes(reads, reads)
+            return ServerQueues(reads, reads)
         # Where writes turn to another primary, reads have to follow: the old one may come back for a while.
-        following = Node(connect, self._timeout_seconds, on_down=node.leave)
-        waiting = manner._replace(wait=self._wait)
-        return Mailboxes(reads, Mailbox(following, self._timeout_seconds, self._report, waiting))
+        following = Server(connect, self._timeout_seconds, on_down=server.leave)
+        waiting = mode._replace(wait=self._wait)
+        return ServerQueues(reads, CallQueue(following, self._timeout_seconds, self._report, waiting))
 
     def _report(
         self, many: Sequence[Operation[T]], results: Sequence[T | PodLinkError], seconds: float
@@ -312,7 +316,7 @@ class StatefulExecutor:
     set_linked_pods_if_absent = _runs_all(operations.set_linked_pods_if_absent)
     compute_linked_pod_if_absent = _runs(operations.compute_linked_pod_if_absent)
     compute_linked_pods_if_absent = _runs_all(operations.compute_linked_pods_if_absent)
-    get_linked_pod = calls.described_by(operations.get_linked_pod, _get_linked_pod)
+    get_linked_pod = options.described_by(operations.get_linked_pod, _get_linked_pod)
     get_linked_pods = _runs_all(operations.get_linked_pods)
     get_linked_pod_if_persist = _runs(operations.get_linked_pod_if_persist)
     remove_linked_pod = _runs(operations.remove_linked_pod)

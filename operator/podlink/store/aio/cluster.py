@@ -11,12 +11,12 @@ from redis.backoff import NoBackoff
 from redis.exceptions import AskError
 
 from podlink.domain.errors import PodLinkError, RedisUnavailable
-from podlink.store import cluster
-from podlink.store.health import Health, added
-from podlink.store.mailbox import Mailbox, Mailboxes
-from podlink.store.node import Connect
+from podlink.store.aio.queue import CallQueue, ServerQueues
+from podlink.store.aio.server import Connect
+from podlink.store.batching.outcomes import Lost, no_map, outcome, timeout_error, unavailable
 from podlink.store.operations import Operation
-from podlink.store.outcomes import Lost, no_map, outcome, timeout_error, unavailable
+from podlink.store.topology import cluster
+from podlink.store.topology.health import Health, added
 
 T = TypeVar("T")
 
@@ -25,21 +25,21 @@ _PATIENCE: Final = 1.05
 
 
 class ClusterServers:
-    """Runs operations on the servers that have their slots, each of which has a mailbox of its own."""
+    """Runs operations on the servers that have their slots, each of which has a queue of its own."""
 
-    def __init__(self, client: RedisCluster, make: Callable[[Connect], Mailboxes], timeout_seconds: float) -> None:
+    def __init__(self, client: RedisCluster, make: Callable[[Connect], ServerQueues], timeout_seconds: float) -> None:
         """Ask nobody yet.
 
         Args:
             client: of redis-py, which knows the cluster's map; no call goes through it.
-            make: makes the mailboxes of a server.
+            make: makes the queues of a server.
             timeout_seconds: of one call with all its redirections.
         """
         self._map = client.nodes_manager
         self._client = client
         self._make = make
         self._timeout_seconds = timeout_seconds
-        self._mailboxes: dict[str, Mailboxes] = {}
+        self._queues: dict[str, ServerQueues] = {}
         self._running: set[asyncio.Task[list[Any]]] = set()
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = float("-inf")
@@ -54,7 +54,7 @@ class ClusterServers:
         if cluster.takes_one_step(operation) and self._map.slots_cache:
             # Nothing has to follow, so no task has to go on without the caller.
             try:
-                return cast("T", await self._post(operation, None))
+                return cast("T", await self._submit(operation, None))
             except PodLinkError as error:
                 if not cluster.is_elsewhere(operation, error):
                     if isinstance(error, RedisUnavailable):
@@ -97,16 +97,16 @@ class ClusterServers:
         return results
 
     async def _run(self, many: Sequence[Operation[Any]], seconds: float, *, ordered: bool) -> list[Any]:
-        talk = cluster.rounds(many, seconds, ordered=ordered)
+        steps = cluster.rounds(many, seconds, ordered=ordered)
         try:
-            step = next(talk)
+            step = next(steps)
             while True:
                 for moved in step.moved:
                     await self._map.move_slot(moved)
                 if step.pause_seconds:
                     self._refresh()
                     await asyncio.sleep(step.pause_seconds)
-                step = talk.send(await self._send(step))
+                step = steps.send(await self._send(step))
         except StopIteration as end:
             results: list[Any] = end.value
             return results
@@ -130,7 +130,7 @@ class ClusterServers:
 
     def health(self) -> Health:
         """Of all servers that calls went to so far; who has left the cluster is not missed."""
-        servers = {address: mailboxes.health() for address, mailboxes in self._mailboxes.items()}
+        servers = {address: queues.health() for address, queues in self._queues.items()}
         gone = servers.keys() - self._map.nodes_cache.keys()
         return added(health._replace(circuits_open=0) if at in gone else health for at, health in servers.items())
 
@@ -138,8 +138,8 @@ class ClusterServers:
         """Wait for what is under way, and close all connections."""
         if self._running:
             await asyncio.wait(self._running)
-        for mailboxes in self._mailboxes.values():
-            await mailboxes.aclose()
+        for queues in self._queues.values():
+            await queues.aclose()
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking])
@@ -152,16 +152,16 @@ class ClusterServers:
         except cluster.UNREACHABLE as error:
             return [outcome(operation, Lost(error, sent=False)) for operation, _ in step.asked]
         if step.ordered and len(step.asked) > 1:
-            answers = await self._post_in_order(step.asked)
+            answers = await self._submit_in_order(step.asked)
         elif len(step.asked) == 1:
-            # As most are; to gather costs as much as to post.
+            # As most are; to gather costs as much as to submit.
             try:
-                answers = [await self._post(*step.asked[0])]
+                answers = [await self._submit(*step.asked[0])]
             except PodLinkError as error:
                 answers = [error]
         else:
-            posted = [self._post(operation, ask) for operation, ask in step.asked]
-            answers = await asyncio.gather(*posted, return_exceptions=True)
+            submitted = [self._submit(operation, ask) for operation, ask in step.asked]
+            answers = await asyncio.gather(*submitted, return_exceptions=True)
         for answer in answers:
             if isinstance(answer, BaseException) and not isinstance(answer, PodLinkError):
                 raise answer  # an observer's, for example
@@ -170,31 +170,31 @@ class ClusterServers:
             self._refresh()
         return answers
 
-    async def _post_in_order(self, many: Sequence[tuple[Operation[Any], AskError | None]]) -> list[Any]:
+    async def _submit_in_order(self, many: Sequence[tuple[Operation[Any], AskError | None]]) -> list[Any]:
         """Post what goes to one server as one pipeline."""
         operations = [operation for operation, _ in many]
-        together: dict[Mailbox, list[tuple[int, Operation[Any]]]] = {}
+        together: dict[CallQueue, list[tuple[int, Operation[Any]]]] = {}
         for slot, (operation, ask) in enumerate(many):
             host, port = (ask.host, int(ask.port)) if ask else self._owner(operation)
-            pipeline = together.setdefault(self._mailboxes_at(host, port).of(operations), [])
+            pipeline = together.setdefault(self._queues_at(host, port).of(operations), [])
             pipeline += [(slot, cluster.ASKING)] * (ask is not None) + [(slot, operation)]
-        posted = [
-            mailbox.post_together([operation for _, operation in pipeline]) for mailbox, pipeline in together.items()
+        submitted = [
+            queue.submit_together([operation for _, operation in pipeline]) for queue, pipeline in together.items()
         ]
         answers: list[Any] = [None] * len(many)
-        for pipeline, results in zip(together.values(), await asyncio.gather(*posted), strict=True):
+        for pipeline, results in zip(together.values(), await asyncio.gather(*submitted), strict=True):
             # What ASKING was answered comes before what followed it.
             for (slot, _), result in zip(pipeline, results, strict=True):
                 answers[slot] = result
         return answers
 
-    async def _post(self, operation: Operation[Any], ask: AskError | None) -> Any:
+    async def _submit(self, operation: Operation[Any], ask: AskError | None) -> Any:
         if ask is not None:
-            mailbox = self._mailboxes_at(ask.host, int(ask.port)).of([operation])
-            (_, result) = await mailbox.post_together([cluster.ASKING, operation])
+            queue = self._queues_at(ask.host, int(ask.port)).of([operation])
+            (_, result) = await queue.submit_together([cluster.ASKING, operation])
             return result
         host, port = self._owner(operation)
-        return await self._mailboxes_at(host, port).of([operation]).post(operation)
+        return await self._queues_at(host, port).of([operation]).submit(operation)
 
     def _owner(self, operation: Operation[Any]) -> tuple[str, int]:
         if operation.shape.node:
@@ -205,9 +205,9 @@ class ClusterServers:
         node = (self._client.get_node_from_key(keys[0]) if keys else None) or self._client.get_primaries()[0]
         return node.host, int(node.port)
 
-    def _mailboxes_at(self, host: str, port: int) -> Mailboxes:
+    def _queues_at(self, host: str, port: int) -> ServerQueues:
         address = f"{host}:{port}"
-        if address not in self._mailboxes:
+        if address not in self._queues:
             like = self._client.get_primaries()[0]
             settings = like.connection_kwargs | {
                 "host": host,
@@ -216,8 +216,8 @@ class ClusterServers:
                 "socket_timeout": self._timeout_seconds,
                 "socket_connect_timeout": self._timeout_seconds,
             }
-            self._mailboxes[address] = self._make(lambda: like.connection_class(**settings))
-        return self._mailboxes[address]
+            self._queues[address] = self._make(lambda: like.connection_class(**settings))
+        return self._queues[address]
 
     async def _learn(self) -> None:
         """Ask for the cluster's map, unless there is one."""
