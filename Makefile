@@ -42,8 +42,9 @@ LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes \
 lock: ## write requirements*.lock anew from pyproject.toml; UV="--upgrade" takes newer versions
 	$(PYTHON) -m venv $(VENV)/lock
 	$(VENV)/lock/bin/pip install --quiet uv
-	$(VENV)/lock/bin/uv pip compile pyproject.toml $(LOCK_FLAGS) --extra tracing -o requirements.lock
-	$(VENV)/lock/bin/uv pip compile pyproject.toml $(LOCK_FLAGS) --extra tracing --group dev -o requirements-dev.lock
+	$(VENV)/lock/bin/uv pip compile pyproject.toml $(LOCK_FLAGS) --extra operator --extra embedded --extra tracing \
+	    -o requirements.lock
+	$(VENV)/lock/bin/uv pip compile pyproject.toml $(LOCK_FLAGS) --all-extras --group dev -o requirements-dev.lock
 	$(VENV)/lock/bin/uv pip compile --group build $(LOCK_FLAGS) -o requirements-build.lock
 	rm -rf $(VENV)/lock
 

@@ -10,7 +10,7 @@ from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -23,13 +23,16 @@ from podlink.cluster.lease import Election
 from podlink.cluster.preflight import Preflight
 from podlink.controller.monitor import RedisMonitor
 from podlink.domain.errors import PodLinkError
+from podlink.extras import needs
 from podlink.http import Endpoints
 from podlink.metrics import Metrics
 from podlink.redis_settings import RedisAccess, RedisSettings
 from podlink.store.aio.executor import StatefulExecutor
 from podlink.store.aio.traced import TracedExecutor
-from podlink.store.embedded import EmbeddedRedis
 from podlink.term import Term
+
+if TYPE_CHECKING:
+    from podlink.store.embedded import EmbeddedRedis
 
 logger = logging.getLogger(__name__)
 
@@ -65,8 +68,11 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 class Operator:
     """One process. It answers probes from the start, and works while it is the leader."""
 
-    def __init__(self, config: Config, cluster: Cluster, metrics: Metrics) -> None:
+    def __init__(
+        self, config: Config, cluster: Cluster, metrics: Metrics, embedded: "EmbeddedRedis | None" = None
+    ) -> None:
         self._config = config
+        self._embedded = embedded
         self._cluster = cluster
         self._metrics = metrics
         self._lease = _lease(config)
@@ -135,8 +141,8 @@ class Operator:
         config = self._config
         await self._check_selector()
         options: dict[str, Any] = {}
-        if config.redis.embedded:
-            url = await _start_embedded(config.data_directory, stack)
+        if self._embedded is not None:
+            url = await _start_embedded(self._embedded, stack)
         else:
             target = await self._access.target()
             url, options = target.url, dict(target.options)
@@ -207,6 +213,7 @@ async def run(config: Config) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _end, stop)
+    embedded = _embedded(config)
     metrics = Metrics()
     metrics.resync_period.set(config.resync_seconds)
     async with AsyncExitStack() as stack:
@@ -214,7 +221,7 @@ async def run(config: Config) -> None:
             stack.push_async_callback(asyncio.to_thread, tracing.enable(__version__))
         cluster = await Cluster.connect()
         stack.push_async_callback(cluster.aclose)
-        operator = Operator(config, cluster, metrics)
+        operator = Operator(config, cluster, metrics, embedded)
         endpoints = Endpoints(metrics.registry, problems=operator.problems, before_scrape=operator.refresh_gauges)
         stack.push_async_callback(endpoints.aclose)
         try:
@@ -268,11 +275,18 @@ def _identity() -> str:
     return f"{socket.gethostname()}_{os.getpid()}_{uuid4().hex[:8]}"
 
 
-async def _start_embedded(directory: Path, stack: AsyncExitStack) -> str:
-    embedded = EmbeddedRedis(directory)
+def _embedded(config: Config) -> "EmbeddedRedis | None":
+    if not config.redis.embedded:
+        return None
+    with needs("embedded", "no --redis-url is given, and the embedded Valkey"):
+        from podlink.store.embedded import EmbeddedRedis  # noqa: PLC0415 - with the extra only
+    return EmbeddedRedis(config.data_directory)
+
+
+async def _start_embedded(embedded: "EmbeddedRedis", stack: AsyncExitStack) -> str:
     url = await asyncio.to_thread(embedded.start)
     stack.push_async_callback(asyncio.to_thread, embedded.stop)
-    logger.info("no --redis-url: started an embedded Valkey", extra={"url": url, "directory": str(directory)})
+    logger.info("no --redis-url: started an embedded Valkey", extra={"url": url, "directory": str(embedded.directory)})
     return url
 
 

@@ -23,6 +23,7 @@ from podlink.bench.run import bench as run_bench
 from podlink.cluster.access import ClusterAccessError
 from podlink.domain.errors import InvalidArgument, PodLinkError
 from podlink.domain.workloads import POD_INDEX_LABEL
+from podlink.extras import ExtraMissing
 from podlink.redis_settings import RedisAccess, RedisSettings
 from podlink.store.aio.executor import StatefulExecutor
 from podlink.tracing import TracingUnavailable
@@ -377,7 +378,7 @@ def main() -> None:
         sys.exit(finished.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except (app.SettingError, ClusterAccessError, InvalidArgument, TracingUnavailable) as error:
+    except (app.SettingError, ClusterAccessError, ExtraMissing, InvalidArgument, TracingUnavailable) as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(_USAGE)
     except PodLinkError as error:

@@ -14,6 +14,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from podlink.domain.errors import PodLinkError
+from podlink.extras import needs
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
@@ -52,19 +53,15 @@ def enable(version: str) -> Callable[[], None]:
         A function to call at the end. It sends the remaining spans, and waits at most `CLOSE_SECONDS`.
 
     Raises:
-        TracingUnavailable: the packages are not installed, or the variables cannot be used.
+        ExtraMissing: the packages of the extra `tracing` are not installed.
+        TracingUnavailable: the variables cannot be used.
     """
-    try:
-        # Optional, and costly to import.
+    with needs("tracing", "--tracing"):
         from opentelemetry import trace  # noqa: PLC0415 - optional
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415 - optional
         from opentelemetry.sdk.resources import SERVICE_NAME, SERVICE_VERSION, Resource  # noqa: PLC0415 - optional
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - optional
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415 - optional
-    except ImportError as error:
-        raise TracingUnavailable(
-            f"--tracing needs OpenTelemetry ({error.name} is missing): pip install 'podlink[tracing]'"
-        ) from error
     named = {SERVICE_NAME: os.environ.get("OTEL_SERVICE_NAME") or NAME, SERVICE_VERSION: version}
     try:
         provider = TracerProvider(resource=Resource.create(named), shutdown_on_exit=False)

@@ -39,7 +39,7 @@ class EmbeddedRedis:
     """Valkey with its data in one directory. Blocking: use it from a thread."""
 
     def __init__(self, directory: Path) -> None:
-        self._directory = directory
+        self.directory = directory
         self._lock: IO[str] | None = None
         self._server: ValkeyServer | None = None
         self._port = 0
@@ -56,17 +56,17 @@ class EmbeddedRedis:
             EmbeddedRedisError: the directory cannot be used, or another operator uses it.
         """
         try:
-            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = (self._directory / "lock").open("w")
+            self.directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = (self.directory / "lock").open("w")
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise EmbeddedRedisError(
-                f"another operator uses the embedded Valkey in {self._directory}; "
+                f"another operator uses the embedded Valkey in {self.directory}; "
                 "stop it, or give this one --redis-url or another --data-dir"
             ) from error
         except OSError as error:
             raise EmbeddedRedisError(
-                f"the embedded Valkey cannot use {self._directory}: {error.strerror}; "
+                f"the embedded Valkey cannot use {self.directory}: {error.strerror}; "
                 "set --data-dir to a writable directory, or give --redis-url"
             ) from error
         if not self._take_over():
@@ -80,19 +80,19 @@ class EmbeddedRedis:
         elif self._port:
             with suppress(redis.ConnectionError):  # it is gone when the connection is
                 redis.Redis(port=self._port).shutdown()
-        (self._directory / _STATE).unlink(missing_ok=True)
+        (self.directory / _STATE).unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.close()
 
     def _start(self) -> None:
-        config: dict[str, Any] = {"appendonly": "yes", "appendfsync": "everysec", "dir": str(self._directory)}
+        config: dict[str, Any] = {"appendonly": "yes", "appendfsync": "everysec", "dir": str(self.directory)}
         port = _free_port()
         # Before the start, so that whoever comes after a crash in between knows where to look.
-        partial = self._directory / f"{_STATE}.{os.getpid()}"
+        partial = self.directory / f"{_STATE}.{os.getpid()}"
         partial.write_bytes(msgspec.json.encode(_Running(port)))
-        partial.rename(self._directory / _STATE)
+        partial.rename(self.directory / _STATE)
         try:
-            self._server = ValkeyServer(port=port, data_dir=self._directory, persist=True, config=config)
+            self._server = ValkeyServer(port=port, data_dir=self.directory, persist=True, config=config)
             self._server.start()
         except (ValkeyServerError, OSError) as error:
             raise EmbeddedRedisError(f"the embedded Valkey did not start: {error}") from error
@@ -101,7 +101,7 @@ class EmbeddedRedis:
     def _take_over(self) -> bool:
         """Find out whether an earlier operator's server still runs here; a second one must not write its files."""
         try:
-            running = msgspec.json.decode((self._directory / _STATE).read_bytes(), type=_Running)
+            running = msgspec.json.decode((self.directory / _STATE).read_bytes(), type=_Running)
         except (OSError, msgspec.DecodeError):
             return False  # the last one ended in order
         client = redis.Redis(port=running.port, decode_responses=True, retry=_PATIENCE, retry_on_error=[*_LATE])
@@ -111,9 +111,9 @@ class EmbeddedRedis:
             if isinstance(error, redis.ConnectionError) and not isinstance(error, redis.BusyLoadingError):
                 return False  # it ended with its operator
             raise EmbeddedRedisError(
-                f"a server left behind in {self._directory} (port {running.port}) does not answer: {error}; end it"
+                f"a server left behind in {self.directory} (port {running.port}) does not answer: {error}; end it"
             ) from error
-        if Path(directory).resolve() != self._directory.resolve():
+        if Path(directory).resolve() != self.directory.resolve():
             return False
         self._port = running.port
         return True
