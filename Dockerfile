@@ -41,7 +41,7 @@ RUN rm -r /opt/podlink/lib/python3*/site-packages/kubernetes/client/api \
 
 
 FROM ${BASE}
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 ARG REVISION=""
 ARG SOURCE=""
 LABEL org.opencontainers.image.title="PodLink" \

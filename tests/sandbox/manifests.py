@@ -1,6 +1,7 @@
-"""The plain manifests beside the chart, made from it: `python -m sandbox.manifests` writes them anew.
+"""What follows from other files of the checkout: `python -m sandbox.manifests` writes it anew.
 
-deploy/install.yaml is everything in one file. deploy/kustomize/base is the same, a file for each template of the chart.
+The plain manifests follow from the chart: deploy/install.yaml is everything in one file, and deploy/kustomize/base has a
+file for each template. The version, wherever it is written, follows from pyproject.toml.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import re
 import sys
 import tempfile
+import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -40,6 +42,23 @@ _INSTALL = f"""\
 #
 # Delete the PodLinks before you delete this: it takes the operator, which releases them, along with the type.
 """
+
+
+_VERSIONED = (
+    "Dockerfile",
+    "README.md",
+    "deploy/chart/podlink/Chart.yaml",
+    "deploy/samples/gateway.yaml",
+    "docs/index.md",
+    "docs/install.md",
+)
+_VERSION = re.compile(r"(\bpodlink:|\bnewTag: |^ARG VERSION=|^version: |^appVersion: )\d+\.\d+\.\d+", re.MULTILINE)
+
+
+def versioned() -> dict[str, str]:
+    """Return the files that name PodLink's version, with that of pyproject.toml: path in the checkout -> text."""
+    version = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"]
+    return {path: _VERSION.sub(rf"\g<1>{version}", (REPOSITORY / path).read_text()) for path in _VERSIONED}
 
 
 def generate(helm: Helm) -> dict[Path, str]:
@@ -82,19 +101,20 @@ def _documents(texts: list[str]) -> str:
 
 
 def main() -> None:
-    """Write them into deploy/."""
+    """Write them."""
     try:
         with tempfile.TemporaryDirectory(prefix="podlink-helm-") as directory:
-            # The chart is rendered from them.
-            _write(chart_files())
-            _write(generate(Helm(Path(directory))))
+            # The chart is rendered from the first two.
+            _write(REPOSITORY, versioned())
+            _write(DEPLOY, chart_files())
+            _write(DEPLOY, generate(Helm(Path(directory))))
     except (BinariesError, HelmError) as error:
         sys.exit(f"error: {error}")
 
 
-def _write(files: Mapping[Path, str]) -> None:
+def _write(directory: Path, files: Mapping[Path, str] | Mapping[str, str]) -> None:
     for path, text in files.items():
-        target = DEPLOY / path
+        target = directory / path
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_text(text)
         print(target.relative_to(REPOSITORY))  # noqa: T201 - what was done
