@@ -1,7 +1,7 @@
 """What follows from other files of the checkout: `python -m sandbox.manifests` writes it anew.
 
-The plain manifests follow from the chart: deploy/install.yaml is everything in one file, and deploy/kustomize/base has a
-file for each template. The version, wherever it is written, follows from pyproject.toml.
+The plain manifests follow from the chart: deploy/install.yaml is everything in one file, and deploy/kustomize/base has
+a file for each template. The version, wherever it is written, follows from pyproject.toml.
 """
 
 from __future__ import annotations
