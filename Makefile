@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench check docs manifests lock venv clean
+.PHONY: help run test bench check docs manifests recording lock venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -33,8 +33,11 @@ check: $(STAMP) ## style, types, layers, the syntax of the Lua scripts, the Dock
 docs: $(STAMP) ## the documentation at http://127.0.0.1:8000, until Ctrl-C
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
-manifests: $(STAMP) ## write deploy/install.yaml and deploy/kustomize anew from the chart
+manifests: $(STAMP) ## write what follows from the chart and the version: deploy/install.yaml, deploy/kustomize and others
 	PYTHONPATH=tests $(BIN)/python -m sandbox.manifests
+
+recording: $(STAMP) ## keep what this version sends to Redis, and its CRD, for the tests of later versions
+	PYTHONPATH=tests $(BIN)/python -m sandbox.recording
 
 LOCK_FLAGS := --quiet --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-annotate --no-header $(UV)

@@ -309,10 +309,16 @@ def _of(write: Callable[..., str], *paths: str) -> Callable[..., str]:
     return lambda *arguments: write(*(_read(_ROOT / path) for path in paths), *arguments)
 
 
+def changelog(text: str) -> str:
+    """The changelog without its title, which the page has."""
+    return text.partition("\n")[2]
+
+
 _GENERATED: Final[Mapping[str, Callable[..., str]]] = {
     "acl": _of(acl, "README.md"),
     "alert": _of(alert, f"{_CHART}/files/alerts.yaml"),
     "alerts": _of(alerts, f"{_CHART}/files/alerts.yaml"),
+    "changelog": _of(changelog, "CHANGELOG.md"),
     "commands": lambda: commands(cli),
     "crd-columns": _of(crd_columns, "crds/podlinks.yaml"),
     "crd-fields": _of(crd_fields, "crds/podlinks.yaml"),

@@ -12,6 +12,7 @@ import pytest
 import yaml
 
 from docs.pages import commands_of, documents_of
+from podlink import __version__
 from sandbox.cluster import KUBECTL, REPOSITORY
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def test_installed_release_is_as_told(helm: Helm, words: list[str]) -> None:
     (deployment,) = [each for each in helm.objects(*settings) if each["kind"] == "Deployment"]
     assert (deployment["metadata"]["name"], deployment["metadata"]["namespace"]) == ("podlink", "podlink-system")
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == "registry.example.com/podlink:0.1.0"
+    assert container["image"] == f"registry.example.com/podlink:{__version__}"
 
 
 @pytest.mark.parametrize("values", documents_of("values"), ids="-".join)
@@ -55,5 +56,5 @@ def test_shown_kustomization_builds(tmp_path: Path) -> None:
     objects = list(yaml.safe_load_all(built.stdout))
     (deployment,) = [each for each in objects if each["kind"] == "Deployment"]
     (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == "registry.example.com/podlink:0.1.0"
+    assert container["image"] == f"registry.example.com/podlink:{__version__}"
     assert any(each["kind"] == "MutatingAdmissionPolicy" for each in objects)

@@ -1,7 +1,8 @@
-"""What this version sends to Redis, kept for the tests of later versions: `python -m sandbox.recording` writes it.
+"""What this version sends to Redis, and its CRD, kept for the tests of later versions.
 
-Each version that was released has a directory in tests/store/recordings: the texts of its scripts, and the calls of one
-tour of the executor with what they sent, what the server replied, what they returned, and what was left in Redis.
+`python -m sandbox.recording` writes them. Each version that was released has a directory in tests/recordings: its CRD,
+the texts of its scripts, and the calls of one tour of the executor with what they sent, what the server replied, what
+they returned, and what was left in Redis.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import dataclasses
 import hashlib
 import json
 import re
+import shutil
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -19,7 +21,7 @@ import hiredis
 
 import podlink
 from podlink.store.operations import scripts
-from sandbox.cluster import REPOSITORY
+from sandbox.cluster import CRD, REPOSITORY
 from sandbox.redis_servers import RedisServer
 
 if TYPE_CHECKING:
@@ -28,7 +30,10 @@ if TYPE_CHECKING:
 
     import redis
 
-RECORDINGS = REPOSITORY / "tests" / "store" / "recordings"
+_DIRECTORY = REPOSITORY / "tests" / "recordings"
+
+RECORDINGS = sorted(_DIRECTORY.iterdir())
+"""The directory of each version that was released."""
 
 _SERVICE = {"namespace": "games", "service": "lobby"}
 
@@ -170,6 +175,7 @@ async def record(directory: Path) -> None:
     (directory / "scripts").mkdir(parents=True, exist_ok=True)
     for name, text in texts.values():
         (directory / "scripts" / f"{name}.lua").write_text(text)
+    shutil.copy(CRD, directory)
     lines = ",\n".join(map(json.dumps, calls))
     (directory / "recording.json").write_text(f'{{"calls": [\n{lines}\n],\n"left": {json.dumps(left, indent=0)}}}\n')
 
@@ -190,4 +196,4 @@ def _with_name(command: list[str], texts: dict[str, tuple[str, str]]) -> list[st
 
 
 if __name__ == "__main__":
-    asyncio.run(record(RECORDINGS / podlink.__version__))
+    asyncio.run(record(_DIRECTORY / podlink.__version__))
