@@ -4,9 +4,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# Processes of tests. They wait a lot for servers, so there is one more than there are cores.
+JOBS := $(shell getconf _NPROCESSORS_ONLN)
+WORKERS := $(shell expr $(JOBS) + 1)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench check docs manifests recording lock venv clean
+.PHONY: help run test unit proofs coverage bench check docs manifests recording lock venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -14,21 +17,47 @@ help: ## list the targets
 run: $(STAMP) ## a real API server, Valkey, the operator, a sample service and a live table, until Ctrl-C
 	@exec env PYTHONPATH=tests $(BIN)/python -m sandbox.run
 
-test: check ## every check, and every test with its coverage; PYTEST="-k lobby" adds options
+test: check ## every check and every test, in several processes; PYTEST="-k lobby" adds options
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST)
+
+unit: $(STAMP) ## the unit tests, which need no server
+	$(BIN)/pytest -n $(JOBS) --dist worksteal tests/unit $(PYTEST)
+
+proofs: $(STAMP) ## the tests that look for rare faults, for as long as they like: for a night
+	$(BIN)/pytest --hypothesis-profile=long --timeout=0 tests/unit tests/proofs tests/store/test_names.py $(PYTEST)
+
+coverage: $(STAMP) ## every test with its coverage, which takes twice as long
 	$(BIN)/coverage erase
-	$(BIN)/pytest --cov --cov-report=term $(PYTEST)
+	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term $(PYTEST)
 
 bench: $(STAMP) ## measure PodLink beside its alternatives on a server of its own, and write what docs/ says about speed
 	PYTHONPATH=tests $(BIN)/python -m sandbox.bench --memory-links 1000000 --docs docs $(BENCH)
 
+# The slowest first. They do not depend on each other, so make runs them side by side.
+CHECKS := check-types check-pages check-layers check-style check-lua check-dockerfile
+.PHONY: $(CHECKS)
+
 check: $(STAMP) ## style, types, layers, the syntax of the Lua scripts, the Dockerfile, and the documentation
+	@$(MAKE) --no-print-directory -j $(JOBS) $(CHECKS)
+
+check-types:
+	$(BIN)/mypy
+
+check-pages:
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+check-layers:
+	$(BIN)/lint-imports --no-logo
+
+check-style:
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/mypy
-	$(BIN)/lint-imports
+
+check-lua:
 	PYTHONPATH=tests $(BIN)/python -m sandbox.lua_syntax
+
+check-dockerfile:
 	$(BIN)/hadolint Dockerfile
-	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 docs: $(STAMP) ## the documentation at http://127.0.0.1:8000, until Ctrl-C
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve

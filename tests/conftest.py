@@ -7,17 +7,24 @@
 A test asks for `cluster` (see sandbox.cluster.Cluster), `namespace`, a namespace of its own, or `control_plane`, which
 skips it where the control plane is not ours to break. Tests that ask for any of them carry the marker `cluster`. `helm`
 (see sandbox.helm.Helm) and `monitoring_types` come from their modules in the same way, and give markers of their names.
+
+With `-n`, pytest-xdist runs groups of tests in several processes. A group is a file, or the tests of a file with one
+kind of Redis server. Each process has its own control plane and its own servers, so no test can break another one's.
+
+With `--hypothesis-profile=long`, tests that look for rare faults look longer: `make proofs`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from sandbox import binaries
 from sandbox.cluster import KUBECTL, Cluster
@@ -28,6 +35,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 DOCKER_TIMEOUT_SECONDS = 30
+
+# How long one example takes says more about the machine's other work than about the code.
+settings.register_profile("suite", deadline=None, max_examples=50)
+settings.register_profile("long", deadline=None, max_examples=1000)
+settings.load_profile("suite")
 
 _TOOLS: dict[str, Callable[[], Path]] = {
     "cluster": lambda: binaries.ensure(binaries.CONTROL_PLANE),
@@ -53,6 +65,10 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "cluster: needs a Kubernetes API server (set by the fixtures a test asks for)")
     config.addinivalue_line("markers", "helm: needs Helm (set by the fixtures a test asks for)")
     config.addinivalue_line("markers", "monitoring_types: needs the Prometheus operator's types (set as the others)")
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return
+    # Every process would show how a build goes. One does, and the others wait for its lock.
+    binaries.console.quiet = os.environ["PYTEST_XDIST_WORKER"] != "gw0"
 
 
 @pytest.hookimpl(tryfirst=True)  # -m picks by the markers
@@ -61,6 +77,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker in _TOOLS:
             if marker in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(_group(item)))
+
+
+def _group(item: pytest.Item) -> str:
+    """Return the name of the group that a test runs in, when groups run side by side."""
+    callspec = getattr(item, "callspec", None)
+    server = callspec.params.get("server", "") if callspec else ""
+    return f"{item.path.relative_to(item.config.rootpath)} {server}".strip()
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

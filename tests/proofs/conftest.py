@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-from hypothesis import settings
+from store.conftest import certificates, pytest_configure, pytest_generate_tests, raw, server, servers, wire
 
-from store.conftest import certificates, pytest_configure, pytest_generate_tests, raw, server, wire
-
-__all__ = ["certificates", "pytest_configure", "pytest_generate_tests", "raw", "server", "wire"]
-
-settings.register_profile("long")
+__all__ = ["certificates", "pytest_configure", "pytest_generate_tests", "raw", "server", "servers", "wire"]

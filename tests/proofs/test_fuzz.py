@@ -128,7 +128,7 @@ numbers = (
     | st.sampled_from([0, -1, 1, LAST_POD_ID, LAST_POD_ID + 1, LAST_SECONDS])
     | st.floats()
 )
-per_server = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+per_server = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture(params=["async", "blocking"])

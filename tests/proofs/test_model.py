@@ -8,8 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import settings
 
+from effort import by_profile
 from podlink import sync
 from proofs.keyspace import Keyspace, pass_time
 from proofs.machine import Asynchronous, Blocking, Subject, check_histories
@@ -36,7 +36,7 @@ def subject(request: pytest.FixtureRequest, server: Topology) -> Iterator[Subjec
 @pytest.mark.only_on(*EXAMPLES, reason="TLS and Sentinels change how one connects, and not what a call does")
 def test_every_history_is_as_the_contract_says(subject: Subject, server: Topology, raw: redis.Redis) -> None:
     clustered = isinstance(server, ClusterSet)
-    times = LONG if settings.get_current_profile_name() == "long" else 1
+    times = by_profile(1, LONG)
     check_histories(
         subject,
         raw,

@@ -6,8 +6,8 @@ pytest tests/proofs/test_mutants.py --hypothesis-profile=long --timeout=0      a
 from __future__ import annotations
 
 import pytest
-from hypothesis import settings
 
+from effort import by_profile
 from podlink.store.operations import scripts
 from proofs.judging import Judge, noticers_of
 from proofs.mutants import MUTANTS, REPOSITORY, Mutant
@@ -42,6 +42,6 @@ def test_the_histories_find_no_fault_in_scripts_that_are_whole() -> None:
 
 @pytest.mark.timeout(900)
 def test_what_is_broken_is_noticed() -> None:
-    chosen = MUTANTS if settings.get_current_profile_name() == "long" else some()
+    chosen = by_profile(some(), MUTANTS)
     with Judge() as judge:
         assert [str(mutant) for mutant, by in judge.verdicts(chosen) if by is None] == []

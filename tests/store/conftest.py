@@ -8,6 +8,8 @@ them only carries `@pytest.mark.only_on("valkey", "redis", reason="...")`; it is
 from __future__ import annotations
 
 import asyncio
+import functools
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -55,8 +57,8 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> RedisCertificates:
 
 
 @pytest.fixture(scope="session")
-def server(request: pytest.FixtureRequest) -> Iterator[Topology]:
-    need("redis" if request.param == "redis" else "valkey")
+def servers(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Topology]]:
+    """Start each topology when it is first asked for, and keep it until the end: to start a Cluster takes seconds."""
     make: dict[str, Callable[[], Topology]] = {
         "valkey": lambda: RedisServer("valkey"),
         "redis": lambda: RedisServer("redis"),
@@ -64,8 +66,14 @@ def server(request: pytest.FixtureRequest) -> Iterator[Topology]:
         "sentinel": lambda: SentinelSet(down_after_seconds=NEVER_SECONDS),
         "cluster": lambda: ClusterSet(node_timeout_seconds=NEVER_SECONDS),
     }
-    with make[request.param]() as running:
-        yield running
+    with ExitStack() as stack:
+        yield functools.cache(lambda name: stack.enter_context(make[name]()))
+
+
+@pytest.fixture(scope="session")
+def server(request: pytest.FixtureRequest, servers: Callable[[str], Topology]) -> Topology:
+    need("redis" if request.param in ("redis", "tls") else "valkey")
+    return servers(request.param)
 
 
 @pytest.fixture(params=["valkey", "redis"])

@@ -32,7 +32,7 @@ refused_names = st.builds(
     anything,
 ) | st.just("")
 
-per_server = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+per_server = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 class NoConnection(redis.Connection):
@@ -105,7 +105,6 @@ CALLS: list[Callable[[Any, str, str, str], Any]] = [
 
 
 @given(bad=refused_names)
-@settings(deadline=None)
 def test_refused_names_never_reach_the_network(offline: sync.StatefulExecutor, bad: str) -> None:
     for call in CALLS:
         for arguments in ((bad, UID, SVC), (NS, UID, bad)):
@@ -118,7 +117,6 @@ def test_refused_names_never_reach_the_network(offline: sync.StatefulExecutor, b
 
 
 @given(before=namespaces, after=namespaces)
-@settings(deadline=None)
 def test_namespace_with_a_colon_is_refused(offline: sync.StatefulExecutor, before: str, after: str) -> None:
     with pytest.raises(InvalidArgument, match="namespace must be a non-empty str without a colon"):
         offline.get_linked_pod(f"{before}:{after}", UID, SVC)

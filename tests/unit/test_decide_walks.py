@@ -14,6 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
 
+from effort import by_profile
 from podlink.domain.decide import Facts, decide
 from podlink.domain.podlinks import TERMINAL, OnPodLoss, Phase, PodLink, Policy, Reason
 from podlink.domain.states import PodState
@@ -248,5 +249,5 @@ class Walk(RuleBasedStateMachine):
             assert redis.author in self.world.api.objects, f"{redis.author} left its link behind"
 
 
-Walk.TestCase.settings = settings(deadline=None, max_examples=300, stateful_step_count=30)
+Walk.TestCase.settings = settings(max_examples=by_profile(100, 5000), stateful_step_count=30)
 TestWalks = Walk.TestCase

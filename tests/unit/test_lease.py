@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 
+from effort import by_profile
 from podlink.cluster import lease
 from podlink.cluster.client import ApiError, Cluster
 from podlink.cluster.lease import Election
@@ -117,7 +118,7 @@ def in_no_time(main: Callable[[], Coroutine[Any, Any, None]], monkeypatch: pytes
         runner.run(main())
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(by_profile(3, 40)))
 def test_no_two_work_at_a_time(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     randomness = random.Random(seed)
     monkeypatch.setattr(lease, "uniform", randomness.uniform)
