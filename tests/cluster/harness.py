@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kubernetes import config
 
-from sandbox.processes import POLL_SECONDS, until
+from sandbox.processes import eventually, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Iterator, Mapping
 
     import redis
     from kubernetes.client import ApiClient
@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from sandbox.cluster import Cluster
 
 T = TypeVar("T")
-
-TIMEOUT_SECONDS = 60
-"""Far more than anything takes here, for a machine that is busy with other things."""
 
 NO_LINK = (None, None)
 DRIVEN = {"kubernetes.io/hostname": "no-such-node"}
@@ -43,17 +40,6 @@ _ROOTS = {
 }
 _NOT_FOUND = 404
 _FIRST_ERROR = 400
-
-
-def eventually(read: Callable[[], T], expected: T, timeout: float = TIMEOUT_SECONDS) -> None:
-    """Wait until `read()` equals `expected`; the error of a wait in vain shows both."""
-    deadline = time.monotonic() + timeout
-    late = False
-    while (last := read()) != expected:
-        if late:
-            raise AssertionError(f"waited {timeout} s for {expected!r}; it is {last!r}")
-        time.sleep(POLL_SECONDS)
-        late = time.monotonic() >= deadline
 
 
 def later() -> None:
@@ -169,7 +155,7 @@ class Kube:
     def drive(self, pod: str, phase: str = "Running", *, is_ready: bool = False) -> None:
         """Write the status of a pod that no kubelet has, as a kubelet would."""
         condition = {"type": "Ready", "status": str(is_ready), "lastTransitionTime": "2026-01-01T00:00:00Z"}
-        until(lambda: self.get("pods", pod), TIMEOUT_SECONDS, f"pod {pod} to be created")
+        until(lambda: self.get("pods", pod), PATIENCE_SECONDS, f"pod {pod} to be created")
         self.patch_status("pods", pod, {"phase": phase, "conditions": [condition]})
 
     def clear(self) -> None:

@@ -12,8 +12,7 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.harness import eventually
-from sandbox.processes import spawn, until
+from sandbox.processes import eventually, spawn, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

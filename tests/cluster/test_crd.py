@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster.harness import Kube, eventually, podlink, ready
+from cluster.harness import Kube, podlink, ready
 from sandbox.cluster import KubectlError
+from sandbox.processes import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

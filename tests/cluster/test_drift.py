@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.harness import NO_LINK, Kube, Wire, eventually
+from cluster.harness import NO_LINK, Kube, Wire
 from cluster.operators import Operator
+from sandbox.processes import eventually
 
 if TYPE_CHECKING:
     from podlink import sync

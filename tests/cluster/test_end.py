@@ -9,9 +9,9 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from cluster.harness import Kube, Wire, eventually
+from cluster.harness import Kube, Wire
 from cluster.operators import start_operator
-from sandbox.processes import until
+from sandbox.processes import eventually, until
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.harness import NO_LINK, Kube, Wire, eventually, later, ready
+from cluster.harness import NO_LINK, Kube, Wire, later, ready
 from cluster.operators import Operator
-from sandbox.processes import until
+from sandbox.processes import eventually, until
 
 if TYPE_CHECKING:
     from podlink import sync

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from cluster.harness import eventually
+from sandbox.processes import eventually
 
 if TYPE_CHECKING:
     from cluster.harness import Kube, Wire

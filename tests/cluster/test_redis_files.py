@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.harness import Kube, Wire, eventually
+from cluster.harness import Kube, Wire
 from cluster.operators import Operator, start_operator
 from sandbox.certificates import write_redis_certificates
-from sandbox.processes import until
+from sandbox.processes import eventually, until
 from sandbox.redis_servers import RedisServer
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.harness import Kube, eventually
+from cluster.harness import Kube
 from cluster.operators import Operator, start_operator
-from sandbox.processes import until
+from sandbox.processes import eventually, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster.harness import Kube, Wire, bare_pod, eventually, later
+from cluster.harness import Kube, Wire, bare_pod, later
 from cluster.operators import Operator, running_operator
-from sandbox.processes import until
+from sandbox.processes import eventually, until
 from sandbox.redis_servers import RedisServer
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
     ExportTraceServiceResponse,
 )
 
-from cluster.harness import Kube, Wire, eventually
+from cluster.harness import Kube, Wire
 from cluster.operators import Operator, running_operator, start_operator
-from sandbox.processes import free_port, until
+from sandbox.processes import eventually, free_port, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import pytest
 import yaml
 
-from cluster.harness import Kube, Wire, bare_pod, eventually
+from cluster.harness import Kube, Wire, bare_pod
 from cluster.operators import Operator, running_operator
 from deploy.monitoring import ALERTS, Exposed
 from podlink import sync
-from sandbox.processes import free_port, spawn, until
+from sandbox.processes import eventually, free_port, spawn, until
 from sandbox.redis_servers import RedisServer
 
 if TYPE_CHECKING:

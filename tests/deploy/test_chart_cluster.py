@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import pytest
 import yaml
 
-from cluster.harness import eventually
 from deploy.chart import URL, each_values_file
 from sandbox.cluster import CHART
 from sandbox.helm import HelmError, Release, settings
+from sandbox.processes import eventually
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster.harness import Kube, Wire, disagreement, eventually
+from cluster.harness import Kube, Wire, disagreement
 from cluster.operators import start_operator
 from deploy.chart import URL, Right, rights_of
 from sandbox.helm import RELEASE, Release, settings
-from sandbox.processes import until
+from sandbox.processes import eventually, until
 from sandbox.redis_servers import RedisServer
 
 if TYPE_CHECKING:

@@ -21,11 +21,11 @@ import pytest
 import redis
 import yaml
 
-from cluster.harness import NO_LINK, Wire, eventually
+from cluster.harness import NO_LINK, Wire
 from cluster.operators import running_operator
 from podlink import sync
 from sandbox.cluster import KUBECTL, REPOSITORY
-from sandbox.processes import free_port, spawn, until
+from sandbox.processes import eventually, free_port, spawn, until
 from sandbox.redis_servers import UNREACHABLE, RedisServer, binary
 
 if TYPE_CHECKING:

@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.harness import Kube, Wire, eventually
+from cluster.harness import Kube, Wire
 from cluster.operators import Operator, running_operator
+from sandbox.processes import eventually
 from sandbox.redis_servers import RedisServer
 
 if TYPE_CHECKING:

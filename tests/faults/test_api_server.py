@@ -5,9 +5,9 @@ from __future__ import annotations
 import signal
 from typing import TYPE_CHECKING
 
-from cluster.harness import NO_LINK, Kube, Wire, disagreement, eventually
+from cluster.harness import NO_LINK, Kube, Wire, disagreement
 from cluster.operators import Operator
-from sandbox.processes import until
+from sandbox.processes import eventually, until
 
 if TYPE_CHECKING:
     from sandbox.control_plane import ControlPlane

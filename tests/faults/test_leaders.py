@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.harness import Kube, Wire, disagreement, eventually
+from cluster.harness import Kube, Wire, disagreement
 from cluster.operators import Operator, start_operator
-from sandbox.processes import until
+from sandbox.processes import eventually, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 
-from cluster.harness import NO_LINK, Kube, Wire, disagreement, eventually
+from cluster.harness import NO_LINK, Kube, Wire, disagreement
 from cluster.operators import Operator, start_operator
 from podlink import sync
-from sandbox.processes import until
+from sandbox.processes import eventually, until
 
 if TYPE_CHECKING:
     from pathlib import Path

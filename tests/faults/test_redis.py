@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from cluster.harness import NO_LINK, Kube, Wire, disagreement, eventually
+from cluster.harness import NO_LINK, Kube, Wire, disagreement
 from cluster.operators import Operator
+from sandbox.processes import eventually
 
 if TYPE_CHECKING:
     from sandbox.redis_servers import RedisServer

@@ -5,7 +5,8 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from cluster.harness import NO_LINK, Kube, Wire, eventually
+from cluster.harness import NO_LINK, Kube, Wire
+from sandbox.processes import eventually
 
 if TYPE_CHECKING:
     from cluster.operators import Operator

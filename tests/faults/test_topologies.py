@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pytest
 
-from cluster.harness import Kube, Wire, disagreement, eventually
+from cluster.harness import Kube, Wire, disagreement
 from podlink import sync
 from podlink.store import operations
 from sandbox.certificates import write_redis_certificates
+from sandbox.processes import eventually
 from sandbox.redis_cluster import ClusterSet
 from sandbox.redis_sentinel import SentinelSet
 from sandbox.redis_servers import RedisServer

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster.harness import Kube, Wire, eventually, stateful_set
+from cluster.harness import Kube, Wire, stateful_set
 from cluster.operators import Operator
 from sandbox.helm import Release, settings
 from sandbox.kubelet import Container
+from sandbox.processes import eventually
 from sandbox.redis_servers import RedisServer
 
 if TYPE_CHECKING:

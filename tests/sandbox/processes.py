@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 POLL_SECONDS = 0.05
+PATIENCE_SECONDS = 60
+"""Far more than anything takes here, for a machine that is busy with other things."""
+
 PR_SET_PDEATHSIG = 1
 
 # Run by a bare interpreter (no site, no environment) that then becomes the program. It is not a preexec_fn, because
@@ -243,27 +246,23 @@ def until(condition: Callable[[], T], timeout: float, what: str, *, retry_on: tu
     """Wait until `condition()` is true, and return what it returned.
 
     Args:
-        condition: asked every 0.05 s. What it raises ends the wait, unless named in `retry_on`.
+        condition: called every 0.05 s. An exception ends the wait, unless it is named in `retry_on`.
         timeout: seconds.
-        what: what is awaited, for the error: "lobby-2 to be Ready".
+        what: what the caller waits for, for the error: "lobby-2 to be Ready".
         retry_on: errors that mean "not yet".
 
     Raises:
-        TimeoutError: says what was awaited, how long, and the last value or error.
+        TimeoutError: says what the caller waited for, how long, and the last value or error.
     """
-    deadline = time.monotonic() + timeout
+    deadline = _Deadline(timeout, what)
     while True:
-        # Before it is asked: what held us up until after the deadline must not hide that it has come true.
-        late = time.monotonic() >= deadline
-        last: T | Exception
         try:
             last = condition()
             if last:
                 return last
+            deadline.check(last)
         except retry_on as error:
-            last = error
-        if late:
-            raise _timed_out(what, timeout, last)
+            deadline.check(error)
         time.sleep(POLL_SECONDS)
 
 
@@ -291,22 +290,52 @@ async def until_async(
     retry_on: tuple[type[Exception], ...] = (),
 ) -> T:
     """`until` for a coroutine function (or a plain one), without holding up the event loop."""
-    deadline = time.monotonic() + timeout
+    deadline = _Deadline(timeout, what)
     while True:
-        late = time.monotonic() >= deadline
-        last: T | Exception
         try:
             asked = condition()
             last = await asked if inspect.isawaitable(asked) else asked
             if last:
                 return last
+            deadline.check(last)
         except retry_on as error:
-            last = error
-        if late:
-            raise _timed_out(what, timeout, last)
+            deadline.check(error)
         await asyncio.sleep(POLL_SECONDS)
 
 
-def _timed_out(what: str, timeout: float, last: object) -> TimeoutError:
-    shown = repr(last)
-    return TimeoutError(f"waited {timeout:g} s for {what}; last seen: {shown[:2000]}")
+def eventually(read: Callable[[], T], expected: T, timeout: float = PATIENCE_SECONDS) -> None:
+    """Wait until `read()` equals `expected`. The error shows both."""
+    until(lambda: _Compared(read(), expected), timeout, repr(expected))
+
+
+class _Deadline:
+    """When a wait ends in vain."""
+
+    def __init__(self, timeout: float, what: str) -> None:
+        self._timeout = timeout
+        self._what = what
+        self._at = time.monotonic() + timeout
+        self._passed = False
+
+    def check(self, last: object) -> None:
+        """Raise TimeoutError if the attempt that gave `last` was begun after the deadline.
+
+        So a process that was stopped until after the deadline makes one more attempt.
+        """
+        if self._passed:
+            raise TimeoutError(f"waited {self._timeout:g} s for {self._what}; last seen: {repr(last)[:2000]}")
+        self._passed = time.monotonic() >= self._at
+
+
+class _Compared:
+    """A value that is true if it is the expected one."""
+
+    def __init__(self, value: object, expected: object) -> None:
+        self._value = value
+        self._equal = value == expected
+
+    def __bool__(self) -> bool:
+        return self._equal
+
+    def __repr__(self) -> str:
+        return repr(self._value)
