@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kubernetes import config
 
-from sandbox.processes import eventually, until
+from sandbox.processes import PATIENCE_SECONDS, eventually, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 README = (Path(__file__).parents[2] / "README.md").read_text()
 (RULE,) = re.findall(r"^```acl\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
 FIELD_EXPIRY, DATABASE, REPLICATED, CACHE, CLUSTER, OPERATOR = re.findall(
-    r"`(\+[^`]*)`", README.split("A user of an ACL")[1].split("\n## ")[0]
+    r"`(\+[^`]*)`", README.split("An ACL user needs")[1].split("\n## ")[0]
 )
 USER, PASSWORD = "gate", "correct-horse"
 
