@@ -17,7 +17,20 @@
   Returns the podId now linked, or -1 when there is no link and no routable pod.
 ]]
 local link, links, load, expiry, states = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5]
-local svc, persist = ARGV[1], tonumber(ARGV[2])
+local svc, persist = ARGV[1], ARGV[2]
+
+-- A number as clients write it: decimal, without sign, point or leading zero, so that equal numbers are equal strings.
+local function number(text)
+  return text == '0' or text and string.find(text, '^[1-9]%d*$') and #text <= 10 and tonumber(text) <= 2147483647
+end
+local wrong = not links and 'KEYS must be the link and the links of a uid'
+  or (svc or '') == '' and 'svc must not be empty'
+  or persist ~= '-1' and (persist == '0' or not number(persist))
+    and 'persist must be -1 or an integer from 1 to 2147483647, got ' .. tostring(persist)
+if wrong then
+  return redis.error_reply('ERR statefulComputeLinkIfAbsent: ' .. wrong)
+end
+persist = tonumber(persist)
 
 local current = redis.call('GET', link)
 if current then

@@ -6,6 +6,9 @@
 
   Returns the podId, or -1.
 ]]
+if not KEYS[1] then
+  return redis.error_reply('ERR statefulGetLinkIfPersist: KEYS must be the link of a uid')
+end
 local pod = redis.call('GET', KEYS[1])
 if pod and redis.call('PTTL', KEYS[1]) == -1 then
   return pod

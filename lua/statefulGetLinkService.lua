@@ -8,6 +8,9 @@
   Returns svc, podId, svc, podId, ... in one flat list.
 ]]
 local links = KEYS[2] or KEYS[1]
+if not links then
+  return redis.error_reply('ERR statefulGetLinkService: KEYS must be the links of a uid')
+end
 local fields = redis.call('HGETALL', links)
 local found, gone = {}, {}
 for i = 1, #fields, 2 do

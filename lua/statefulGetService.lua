@@ -7,7 +7,11 @@
 
   Returns {{podId, state, podId, state, ...}, {podId, load, podId, load, ...}}.
 ]]
-local states, load, expiry = KEYS[1], KEYS[2] or KEYS[1] .. 'load', KEYS[3] or KEYS[1] .. 'exp'
+local states = KEYS[1]
+if not states then
+  return redis.error_reply('ERR statefulGetService: KEYS must be the states of a service')
+end
+local load, expiry = KEYS[2] or states .. 'load', KEYS[3] or states .. 'exp'
 
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)

@@ -15,9 +15,25 @@
 
   Returns the podId, or -1: no routable pod, or nothing to give back. For a booking, what it gave back.
 ]]
-local states, load, expiry = KEYS[1], KEYS[2] or KEYS[1] .. 'load', KEYS[3] or KEYS[1] .. 'exp'
+local states = KEYS[1]
 local returned, link, temporary = ARGV[1] or '', ARGV[2] or '', ARGV[3] == '1'
 local taken, ends = ARGV[4] or '', ARGV[5] or ''
+
+-- A number as clients write it: decimal, without sign, point or leading zero, so that equal numbers are equal strings.
+local function number(text)
+  return text == '0' or text and string.find(text, '^[1-9]%d*$') and #text <= 10 and tonumber(text) <= 2147483647
+end
+local wrong = not states and 'KEYS must be the states of a service'
+  or returned ~= '' and not number(returned)
+    and 'podId must be an integer from 0 to 2147483647, or empty, got ' .. tostring(returned)
+  or taken ~= '' and not number(taken)
+    and 'taken must be an integer from 0 to 2147483647, or empty, got ' .. tostring(taken)
+  or (returned ~= '' and temporary or taken ~= '') and link == '' and 'link must be the key of the link to book for'
+  or not string.match(ends, '^%d*$') and 'ends must be Unix time in milliseconds, or empty, got ' .. tostring(ends)
+if wrong then
+  return redis.error_reply('ERR statefulGetServicePod: ' .. wrong)
+end
+local load, expiry = KEYS[2] or states .. 'load', KEYS[3] or states .. 'exp'
 
 local left
 if returned ~= '' and (not temporary or redis.call('ZREM', expiry, returned .. ' ' .. link) == 1) then

@@ -9,7 +9,7 @@
 
   ARGV[1] svc
   ARGV[2] podId
-  ARGV[3] persist  seconds > 0 of reconnect window, else gone at once
+  ARGV[3] persist  seconds > 0 of reconnect window; 0 or -1: gone at once
   ARGV[4] book     optional: not empty: the caller books the load itself, on another slot
 
   Returns 1, or 0 when there was no link to that pod.
@@ -18,8 +18,22 @@
   a unit or '', Unix ms at which its link ends or ''}.
 ]]
 local link, links, load, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local svc, pod, persist, book = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local svc, pod, persist, book = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local booking = book and book ~= ''
+
+-- A number as clients write it: decimal, without sign, point or leading zero, so that equal numbers are equal strings.
+local function number(text)
+  return text == '0' or text and string.find(text, '^[1-9]%d*$') and #text <= 10 and tonumber(text) <= 2147483647
+end
+local wrong = not links and 'KEYS must be the link and the links of a uid'
+  or (svc or '') == '' and 'svc must not be empty'
+  or not number(pod) and 'podId must be an integer from 0 to 2147483647, got ' .. tostring(pod)
+  or persist ~= '-1' and not number(persist)
+    and 'persist must be -1, 0 or an integer up to 2147483647, got ' .. tostring(persist)
+if wrong then
+  return redis.error_reply('ERR statefulRemoveLinkWithId: ' .. wrong)
+end
+persist = tonumber(persist)
 
 -- All reads come before the first write: a key of the wrong type must not leave half a link.
 local previous = redis.call('GET', link)

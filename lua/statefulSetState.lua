@@ -16,13 +16,22 @@
 
   Returns 1 if applied, 0 if a newer version is stored.
 ]]
-local states, versions = KEYS[1], KEYS[2] or KEYS[1] .. 'rv'
+local states, versions = KEYS[1], KEYS[2] or (KEYS[1] or '') .. 'rv'
 local pod, state, version = ARGV[1], ARGV[2], ARGV[3] or ''
 local workload = pod == ''
 local TOMBSTONE_SECONDS = 3600
 
-if not string.match(version, '^%d*$') then
-  return redis.error_reply('ERR version must be decimal digits: ' .. version)
+-- A number as clients write it: decimal, without sign, point or leading zero, so that equal numbers are equal strings.
+local function number(text)
+  return text == '0' or text and string.find(text, '^[1-9]%d*$') and #text <= 10 and tonumber(text) <= 2147483647
+end
+local wrong = not states and 'KEYS must be the states of a service, or the state of a workload'
+  or not workload and not number(pod)
+    and 'podId must be an integer from 0 to 2147483647, or empty for a workload, got ' .. tostring(pod)
+  or not state and 'state must be given; empty removes it'
+  or not string.match(version, '^%d*$') and 'version must be decimal digits, got ' .. tostring(version)
+if wrong then
+  return redis.error_reply('ERR statefulSetState: ' .. wrong)
 end
 
 local stored

@@ -20,8 +20,24 @@
   a unit or '', Unix ms at which its link ends or ''}.
 ]]
 local link, links, load, expiry = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
-local svc, pod, persist, expected, book = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4], ARGV[5]
+local svc, pod, persist, expected, book = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local booking = book and book ~= ''
+
+-- A number as clients write it: decimal, without sign, point or leading zero, so that equal numbers are equal strings.
+local function number(text)
+  return text == '0' or text and string.find(text, '^[1-9]%d*$') and #text <= 10 and tonumber(text) <= 2147483647
+end
+local wrong = not links and 'KEYS must be the link and the links of a uid'
+  or (svc or '') == '' and 'svc must not be empty'
+  or not number(pod) and 'podId must be an integer from 0 to 2147483647, got ' .. tostring(pod)
+  or persist ~= '-1' and (persist == '0' or not number(persist))
+    and 'persist must be -1 or an integer from 1 to 2147483647, got ' .. tostring(persist)
+  or (expected or '') ~= '' and not number(expected)
+    and 'expected must be an integer from 0 to 2147483647, or empty, got ' .. tostring(expected)
+if wrong then
+  return redis.error_reply('ERR statefulTrySetLink: ' .. wrong)
+end
+persist = tonumber(persist)
 
 -- Both keys are looked at before the link is set: one of the wrong type must not leave half a link.
 local previous = redis.call('GET', link)

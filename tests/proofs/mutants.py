@@ -21,6 +21,7 @@ WIRE: Final = ("tests/store/test_wire.py",)
 LISTED: Final = ("tests/store/test_links.py",)
 PICKED: Final = ("tests/store/test_picks.py",)
 TYPES: Final = ("tests/store/test_failures.py",)
+ARGUMENTS: Final = ("tests/store/test_arguments.py",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +94,7 @@ _BOUND = "'LIMIT', 0, 1000"
 
 def _linking(script: str, count: str = _COUNT) -> Iterator[Mutant]:
     """What the scripts that make links have in common."""
+    yield from _checking(script)
     yield Mutant(script, _FIELD, "", "forgets the field")
     yield Mutant(script, _TEMPORARY, _PERMANENT, "forgets the time to live")
     yield Mutant(script, "persist * 1000)", "persist)", "takes seconds for milliseconds")
@@ -104,6 +106,11 @@ def _linking(script: str, count: str = _COUNT) -> Iterator[Mutant]:
     )
     yield Mutant(script, _UNSETTLED, "true", "counts an unsettled link twice", LOADS)
     yield Mutant(script, _UNSETTLED_ENDS, "true", "forgets when the load ends")
+
+
+def _checking(script: str) -> Iterator[Mutant]:
+    """What all scripts have in common that take arguments."""
+    yield Mutant(script, "if wrong then", "if false then", "takes any argument", ARGUMENTS, "valkey and refused")
 
 
 def _replacing(script: str) -> Iterator[Mutant]:
@@ -142,6 +149,7 @@ def _booking(script: str) -> Iterator[Mutant]:
 
 def _removing(script: str) -> Iterator[Mutant]:
     """What the scripts that remove a link have in common."""
+    yield from _checking(script)
     yield Mutant(script, "redis.call('DEL', link)", "", "keeps the string")
     yield Mutant(script, _DELISTED, "redis.call('HEXISTS', links, svc)", "forgets the field")
     yield Mutant(script, _DELISTED, f"window and 1 or {_DELISTED}", "keeps the field in the reconnect window")
@@ -279,6 +287,7 @@ def _services() -> Iterator[Mutant]:
 
 
 def _states(name: str) -> Iterator[Mutant]:
+    yield from _checking(name)
     newer = "if #theirs > #ours or (#theirs == #ours and theirs > ours) then"
     yield Mutant(name, newer, "if false then", "drops the comparison")
     yield Mutant(name, newer, "if tonumber(theirs) > tonumber(ours) then", "compares versions as doubles")
@@ -286,7 +295,7 @@ def _states(name: str) -> Iterator[Mutant]:
     yield Mutant(name, "and theirs > ours", "and theirs >= ours", "refuses an equal version")
     yield Mutant(name, "string.gsub(version, '^0+', '')", "version", "counts our leading zeros")
     yield Mutant(name, "string.gsub(stored, '^0+', '')", "stored", "counts their leading zeros")
-    yield Mutant(name, "if not string.match(version, '^%d*$') then", "if false then", "takes any version")
+    yield Mutant(name, "not string.match(version, '^%d*$')", "false", "takes any version")
     yield Mutant(name, "redis.call('HSET', versions, pod, version)", "", "forgets the version")
     yield Mutant(
         name, "redis.call('HDEL', versions, pod)", "", "keeps the version of an unversioned write from then on"

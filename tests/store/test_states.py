@@ -136,7 +136,7 @@ async def test_two_key_and_one_key_calls_of_another_client(executor: Awaited, wi
 
 
 async def test_version_that_is_no_number_is_refused_by_the_script_itself(wire: Wire) -> None:
-    with pytest.raises(ResponseError, match="version must be decimal digits: 1e9"):
+    with pytest.raises(ResponseError, match="statefulSetState: version must be decimal digits, got 1e9"):
         wire("statefulSetState", [STATE, VERSIONS], "0", "Ready", "1e9")
     assert wire.redis.keys() == []
 
