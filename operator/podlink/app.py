@@ -17,11 +17,12 @@ from uuid import uuid4
 import msgspec
 
 from podlink import __version__, tracing
-from podlink.cluster.access import own_namespace
+from podlink.cluster.access import load_access, own_namespace
 from podlink.cluster.client import ApiError, Cluster
 from podlink.cluster.lease import Election
 from podlink.cluster.preflight import Preflight
 from podlink.controller.monitor import RedisMonitor
+from podlink.controller.redis_advice import RedisAdvisor
 from podlink.domain.errors import PodLinkError
 from podlink.extras import needs
 from podlink.http import Endpoints
@@ -51,8 +52,8 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     """What `podlink run` was told."""
 
     redis: RedisSettings
-    data_directory: Path
-    """Of the embedded Valkey."""
+    data_directory: Path | None
+    """Of the embedded Valkey; None where the user has no home directory and none was named."""
     namespaces: tuple[str, ...]
     """Empty: all namespaces."""
     pod_selector: str
@@ -79,6 +80,7 @@ class Operator:
         self._access = RedisAccess(config.redis)
         self._executor: StatefulExecutor | None = None
         self._monitor: RedisMonitor | None = None
+        self._advisor: RedisAdvisor | None = None
         self._preflight: Preflight | None = None
         self._election: Election | None = None
         self._term: Term | None = None
@@ -93,6 +95,10 @@ class Operator:
         elif not reasons and (self._election is None or not self._election.holder):
             reasons.append("starting")
         return reasons
+
+    def warnings(self) -> list[str]:
+        """Return what should be changed, though the operator works with it."""
+        return self._advisor.warnings if self._advisor is not None else []
 
     def refresh_gauges(self) -> None:
         """Bring those metrics up to date that are counted when somebody asks."""
@@ -118,6 +124,7 @@ class Operator:
             executor, redis_name = connected
             self._executor = executor
             self._monitor = monitor = RedisMonitor(executor, self._metrics, name=redis_name, on_doubt=self._doubt)
+            self._advisor = advisor = RedisAdvisor(executor, monitor)
             self._preflight = Preflight(self._cluster, self._config.namespaces, self._lease)
 
             async def work() -> None:
@@ -126,7 +133,7 @@ class Operator:
             async with asyncio.TaskGroup() as tasks:
                 beside = [
                     tasks.create_task(each)
-                    for each in (monitor.run(), self._preflight.run(), self._follow_settings(stop))
+                    for each in (monitor.run(), advisor.run(), self._preflight.run(), self._follow_settings(stop))
                 ]
                 if self._lease:
                     self._election = Election(self._cluster, *self._lease, _identity())
@@ -196,6 +203,8 @@ class Operator:
             logger.warning("%s", error)
 
     def _doubt(self, cause: str) -> None:
+        if self._advisor is not None:
+            self._advisor.look_again()
         if self._term is not None:
             self._term.request_sweep(cause)
 
@@ -219,10 +228,15 @@ async def run(config: Config) -> None:
     async with AsyncExitStack() as stack:
         if config.tracing:
             stack.push_async_callback(asyncio.to_thread, tracing.enable(__version__))
-        cluster = await Cluster.connect()
+        cluster = await Cluster.connect(load_access())
         stack.push_async_callback(cluster.aclose)
         operator = Operator(config, cluster, metrics, embedded)
-        endpoints = Endpoints(metrics.registry, problems=operator.problems, before_scrape=operator.refresh_gauges)
+        endpoints = Endpoints(
+            metrics.registry,
+            problems=operator.problems,
+            warnings=operator.warnings,
+            before_scrape=operator.refresh_gauges,
+        )
         stack.push_async_callback(endpoints.aclose)
         try:
             port = await endpoints.start(config.http_port)
@@ -280,6 +294,8 @@ def _embedded(config: Config) -> "EmbeddedRedis | None":
         return None
     with needs("embedded", "no --redis-url is given, and the embedded Valkey"):
         from podlink.store.embedded import EmbeddedRedis  # noqa: PLC0415 - with the extra only
+    if config.data_directory is None:
+        raise SettingError("--data-dir: name a directory for the embedded Valkey; this user has no home directory")
     return EmbeddedRedis(config.data_directory)
 
 

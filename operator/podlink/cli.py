@@ -4,6 +4,8 @@ Exit codes: 0, 1 for a failure, 2 for a command, flag or environment variable th
 """
 
 import asyncio
+import errno
+import io
 import math
 import os
 import re
@@ -20,7 +22,7 @@ from podlink.bench.figures import CONTENDERS
 from podlink.bench.report import Settings
 from podlink.bench.run import Outputs
 from podlink.bench.run import bench as run_bench
-from podlink.cluster.access import ClusterAccessError
+from podlink.cluster.kubeconfig import ClusterAccessError
 from podlink.domain.errors import InvalidArgument, PodLinkError
 from podlink.domain.workloads import POD_INDEX_LABEL
 from podlink.extras import ExtraMissing
@@ -34,10 +36,16 @@ _OBJECT_NAME = re.compile(r"(?=.{1,253}\Z)[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-
 _NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?\Z")
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _USAGE = 2
+_INTERRUPTED = 130
+_LAST_STANDARD_STREAM = 2
 
 
-def _data_directory() -> Path:
-    return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "podlink"
+def _data_directory() -> Path | None:
+    try:
+        return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "podlink"
+    except RuntimeError:
+        # The user of a container need have neither HOME nor an entry in /etc/passwd.
+        return None
 
 
 def _redis_url(_: click.Context, __: click.Parameter, value: str | None) -> str | None:
@@ -252,7 +260,7 @@ def run(
     resync_seconds: int,
     recount_seconds: int,
     http_port: int,
-    data_dir: Path,
+    data_dir: Path | None,
     leader_elect: bool,
     lease_name: str,
     lease_namespace: str | None,
@@ -303,11 +311,14 @@ def show_status(redis_url: str | None, namespaces: tuple[str, ...], **redis: Any
 
     Into a pipe, a line for each: of a service its workload's state, and of each pod id its state and, in brackets, the
     number of its links, such as 0=Ready(2).
+
+    Without a cluster it shows what Redis has. The exit code is 1 if something could not be read; the rest is shown.
     """
     settings = _redis_settings(redis_url, redis)
     if settings.embedded:
         raise click.UsageError("give --redis-url or --redis-url-file: the Redis that the operator writes to")
-    asyncio.run(status.show(RedisAccess(settings).read(), namespaces))
+    if not asyncio.run(status.show(RedisAccess(settings).read(), namespaces)):
+        raise click.exceptions.Exit(1)
 
 
 @cli.command()
@@ -368,19 +379,64 @@ def bench(
 
 
 def main() -> None:
-    """Run the command line; every failure the user can mend is one sentence."""
+    """Run the command line; every failure that a user can mend is one sentence."""
+    _prepare_streams()
+    try:
+        code = _run()
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError as error:
+        if error.filename is not None:
+            raise  # it is about a file, not about our output
+        code = _give_up_output(error)
+    sys.exit(code)
+
+
+def _run() -> int:
+    """Run the command line; return the exit code."""
     try:
         cli(standalone_mode=False)
     except click.ClickException as error:
         error.show()
-        sys.exit(error.exit_code)
+        return error.exit_code
     except click.exceptions.Exit as finished:
-        sys.exit(finished.exit_code)
+        return finished.exit_code
     except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        return _INTERRUPTED
     except (app.SettingError, ClusterAccessError, ExtraMissing, InvalidArgument, TracingUnavailable) as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(_USAGE)
+        return _USAGE
     except PodLinkError as error:
         click.echo(f"Error: {error}", err=True)
-        sys.exit(1)
+        return 1
+    return 0
+
+
+def _prepare_streams() -> None:
+    """Let no character that the terminal does not know, and no stream that is closed, end in a traceback."""
+    # A closed stream is None. Its number would be the next socket's, which whoever writes there would hit.
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _LAST_STANDARD_STREAM:
+        pass
+    os.close(descriptor)
+    if sys.stdout is None:
+        sys.stdout = _ClosedOutput()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+class _ClosedOutput(io.StringIO):
+    """Standard output that the caller closed: what is written there is lost, and that is an error."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+
+def _give_up_output(error: OSError) -> int:
+    """Say that the output is lost; return the exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # Else the interpreter tries to write the rest at its end, and complains.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if not isinstance(error, BrokenPipeError):  # that reader has read enough, as `head` does
+        click.echo(f"Error: standard output cannot be written: {error.strerror}", err=True)
+    return 1

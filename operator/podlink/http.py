@@ -6,19 +6,28 @@ from collections.abc import Callable, Sequence
 from aiohttp import web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_latest
 
-Problems = Callable[[], Sequence[str]]
+Sentences = Callable[[], Sequence[str]]
 
 
 class Endpoints:
     """An HTTP server for probes and scrapes.
 
     `/healthz` answers while the event loop runs, because a restart would help with nothing else. `/readyz` answers 503
-    with one reason on each line until Redis and the cluster are available and the first sweep is done.
+    with one reason on each line until Redis and the cluster are available, each watch is connected and the first sweep
+    is done. Then it answers 200 with "ok", and one line for each warning.
     """
 
-    def __init__(self, registry: CollectorRegistry, *, problems: Problems, before_scrape: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        registry: CollectorRegistry,
+        *,
+        problems: Sentences,
+        warnings: Sentences,
+        before_scrape: Callable[[], None],
+    ) -> None:
         self._registry = registry
         self._problems = problems
+        self._warnings = warnings
         self._before_scrape = before_scrape
         self._runner: web.AppRunner | None = None
 
@@ -55,7 +64,7 @@ class Endpoints:
         problems = self._problems()
         if problems:
             return web.Response(status=503, text="".join(f"{problem}\n" for problem in problems))
-        return web.Response(text="ok\n")
+        return web.Response(text="ok\n" + "".join(f"warning: {warning}\n" for warning in self._warnings()))
 
     async def _metrics(self, _: web.Request) -> web.Response:
         self._before_scrape()

@@ -79,12 +79,16 @@ class Term:
             metrics=metrics,
         )
         self._watches = WatchRunner(
-            intake, namespaces=namespaces, pod_selector=pod_selector, on_restart=self._watches_restarted
+            intake,
+            cluster.access,
+            namespaces=namespaces,
+            pod_selector=pod_selector,
+            on_restart=self._watches_restarted,
         )
 
     def problems(self) -> list[str]:
         """Return why the work does not go as it should; empty when it does."""
-        return [reason for reason in (self._sweeper.problem, self._watches.problem) if reason is not None]
+        return [*([self._sweeper.problem] if self._sweeper.problem else []), *self._watches.problems()]
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop, and end in order; cancelled, end at once."""

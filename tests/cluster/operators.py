@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from sandbox.processes import Process
 
 
+WARNING = "warning: "
+
+
 class Operator:
     """`podlink run` as a process of its own."""
 
@@ -44,8 +47,15 @@ class Operator:
         eventually(self.readyz, (200, "ok\n"), timeout=60)
 
     def readyz(self) -> tuple[int, str]:
-        """Status and text of /readyz."""
-        return self._get("/readyz")
+        """Status and text of /readyz, without its warnings."""
+        status, text = self._get("/readyz")
+        lines = text.splitlines(keepends=True)
+        return status, "".join(line for line in lines if not line.startswith(WARNING))
+
+    def warnings(self) -> list[str]:
+        """The warnings of /readyz: the Redis of most tests keeps nothing on disk."""
+        lines = self._get("/readyz")[1].splitlines()
+        return [line.removeprefix(WARNING) for line in lines if line.startswith(WARNING)]
 
     def await_reason(self, told: str, timeout: float = 60) -> str:
         """Wait until it listens and is not ready for that reason, and return all that /readyz says."""

@@ -42,7 +42,10 @@ class RedisCertificates:
 
 
 def write_certificates(directory: Path) -> None:
-    """Write ca.crt, the API server's api-server.crt and .key, and service-account.key and .pub (PEM)."""
+    """Write PEM files: ca.crt, the API server's api-server.crt and .key, service-account.key and .pub.
+
+    And client.crt and .key, the login of a user of the name `certified`.
+    """
     ca_key = ec.generate_private_key(ec.SECP256R1())
     ca = _authority(ca_key)
     _write_certificate(directory / "ca.crt", ca)
@@ -52,6 +55,11 @@ def write_certificates(directory: Path) -> None:
     server = _signed(server_key, "kube-apiserver", ExtendedKeyUsageOID.SERVER_AUTH, hosts, ca, ca_key)
     _write_certificate(directory / "api-server.crt", server)
     _write_private(directory / "api-server.key", server_key)
+
+    client_key = ec.generate_private_key(ec.SECP256R1())
+    client = _signed(client_key, "certified", ExtendedKeyUsageOID.CLIENT_AUTH, [], ca, ca_key)
+    _write_certificate(directory / "client.crt", client)
+    _write_private(directory / "client.key", client_key)
 
     token_key = ec.generate_private_key(ec.SECP256R1())
     _write_private(directory / "service-account.key", token_key)

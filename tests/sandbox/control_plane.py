@@ -212,6 +212,7 @@ class ControlPlane(Cluster):
             "--endpoint-reconciler-type=none",
             f"--tls-cert-file={self.directory / 'api-server.crt'}",
             f"--tls-private-key-file={self.directory / 'api-server.key'}",
+            f"--client-ca-file={self.directory / 'ca.crt'}",
             f"--token-auth-file={self.directory / 'tokens.csv'}",
             "--authorization-mode=RBAC",
             "--service-cluster-ip-range=10.96.0.0/16",

@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.live import Live
 
 from podlink import PodLinkError, StatefulExecutor, status
+from podlink.cluster.access import load_access
 from podlink.cluster.client import Cluster as Reader
 from sandbox.binaries import BinariesError
 from sandbox.cluster import KUBECTL, REPOSITORY, Cluster, KubectlError
@@ -211,7 +212,7 @@ async def show(running: Sandbox) -> None:
     """
     # Read by the client that finds its cluster as the CLI does; this process alone sees the change.
     os.environ["KUBECONFIG"] = str(running.cluster.kubeconfig)
-    reader = await Reader.connect()
+    reader = await Reader.connect(load_access())
     try:
         async with StatefulExecutor.from_url(running.redis.url) as executor:
             if sys.stdout.isatty() and not console.is_dumb_terminal:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 from aiohttp import web
-from kubernetes.aio.client import Configuration
 
+from podlink.cluster.access import Access, load_access
 from podlink.cluster.client import ApiError, Cluster
+from podlink.cluster.kubeconfig import ClusterSettings
 from podlink.cluster.preflight import Preflight
 from sandbox.processes import until_async
 
@@ -30,8 +31,8 @@ def asyncio_task(preflight: Preflight) -> asyncio.Task[None]:
 
 
 @asynccontextmanager
-async def served(answer: Answer) -> AsyncIterator[Cluster]:
-    """A client of a server that answers everything like this."""
+async def serving(answer: Answer) -> AsyncIterator[str]:
+    """The URL of a server that answers everything like this."""
     application = web.Application()
     application.router.add_route("*", "/{path:.*}", answer)
     runner = web.AppRunner(application, access_log=None)
@@ -39,12 +40,21 @@ async def served(answer: Answer) -> AsyncIterator[Cluster]:
     site = web.TCPSite(runner, "127.0.0.1", 0)
     await site.start()
     host, port = runner.addresses[0][:2]
-    cluster = Cluster(Configuration(host=f"http://{host}:{port}"))
     try:
-        yield cluster
+        yield f"http://{host}:{port}"
     finally:
-        await cluster.aclose()
         await runner.cleanup()
+
+
+@asynccontextmanager
+async def served(answer: Answer) -> AsyncIterator[Cluster]:
+    """A client of a server that answers everything like this."""
+    async with serving(answer) as url:
+        cluster = await Cluster.connect(Access(lambda: ClusterSettings(server=url)))
+        try:
+            yield cluster
+        finally:
+            await cluster.aclose()
 
 
 async def test_a_page_of_a_proxy_is_not_taken_for_an_answer() -> None:
@@ -59,16 +69,21 @@ async def test_a_page_of_a_proxy_is_not_taken_for_an_answer() -> None:
 async def test_a_kubeconfig_that_cannot_be_read_just_when_its_token_was_refused(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    kubeconfig = tmp_path / "kubeconfig"
-    kubeconfig.write_text("{")
-    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
-
     async def refuse(_: web.Request) -> web.Response:
         return web.json_response({"message": "Unauthorized"}, status=401)
 
-    async with served(refuse) as cluster:
+    kubeconfig = tmp_path / "kubeconfig"
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    async with serving(refuse) as url:
+        kubeconfig.write_text(
+            f"{{current-context: c, contexts: [{{name: c, context: {{cluster: c}}}}],"
+            f" clusters: [{{name: c, cluster: {{server: '{url}'}}}}]}}"
+        )
+        cluster = await Cluster.connect(load_access())
+        kubeconfig.write_text("{")
         with pytest.raises(ApiError, match="the credentials are refused: kubeconfig") as raised:
             await cluster.read_namespace("games")
+        await cluster.aclose()
     assert raised.value.status == 401
 
 

@@ -1,32 +1,33 @@
 """A thin client of the Kubernetes API: what the operator lists, patches and creates, as decoded JSON.
 
-The generated models of the official client cost more than the requests themselves on a LIST of thousands, so the bodies
-are handed over raw and decoded here.
+It is built on an HTTP session alone: the generated models of the official client cost more than the requests themselves
+on a LIST of thousands.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Generic, Self, TypeVar
 
 import aiohttp
 import msgspec
-from kubernetes.aio.client import ApiClient, Configuration
-from kubernetes.aio.client.exceptions import ApiException
-from kubernetes.aio.config import ConfigException
+from yarl import URL
 
 from podlink import tracing
-from podlink.cluster.access import ClusterAccessError, load_configuration
+from podlink.cluster.access import Access, Session
+from podlink.cluster.kubeconfig import ClusterAccessError
 from podlink.domain.errors import PodLinkError
 from podlink.domain.podlinks import GROUP, PLURAL, VERSION, PodLink
 
 PAGE = 500
 """Objects of one page of a LIST."""
 
-_TIMEOUT_SECONDS = 30.0
+_TIMEOUT = aiohttp.ClientTimeout(total=30)
 _MERGE_PATCH = "application/merge-patch+json"
 
-_WATCHED = (("/api/v1", "pods"), ("/apis/apps/v1", "statefulsets"), (f"/apis/{GROUP}/{VERSION}", PLURAL))
+WATCHED = (("/api/v1", "pods"), ("/apis/apps/v1", "statefulsets"), (f"/apis/{GROUP}/{VERSION}", PLURAL))
+"""Root of the API group and plural of each resource that is watched."""
 
 T = TypeVar("T")
 
@@ -57,20 +58,26 @@ class Cluster:
     Methods raise `ApiError`; nothing is retried here.
     """
 
-    def __init__(self, configuration: Configuration) -> None:
-        self._api = ApiClient(configuration)
+    def __init__(self, access: Access, session: Session) -> None:
+        """Use a session of that access; it is closed with the client."""
+        self.access = access
+        self._session = session
         self._renewing = asyncio.Lock()
         self.on_forbidden: Callable[[], None] = lambda: None
         """Told that something was refused for the want of a right."""
 
     @classmethod
-    async def connect(cls) -> Self:
-        """Make a client from the kubeconfig or the service account; nothing is sent yet."""
-        return cls(await load_configuration())
+    async def connect(cls, access: Access) -> Self:
+        """Make a client; nothing is sent to the API server yet.
+
+        Raises:
+            ClusterAccessError: the login cannot be used.
+        """
+        return cls(access, await access.open())
 
     async def aclose(self) -> None:
         """Close the connections."""
-        await self._api.close()
+        await self._session.http.close()
 
     async def list_pods(self, namespace: str | None, selector: str, read: Read[T]) -> Listing[T]:
         """List the pods that match the label selector."""
@@ -83,7 +90,7 @@ class Cluster:
             ApiError: with status 400 when it doesn't.
         """
         query = [("limit", "1"), ("labelSelector", selector)]
-        await self._request("GET", _collection("/api/v1", "pods", namespace), query=query)
+        await self._request("GET", collection("/api/v1", "pods", namespace), query=query)
 
     async def list_stateful_sets(self, namespace: str | None, read: Read[T]) -> Listing[T]:
         """List the StatefulSets."""
@@ -106,7 +113,7 @@ class Cluster:
         Raises:
             ApiError: with status 404 when one is missing.
         """
-        for path, plural in _WATCHED:
+        for path, plural in WATCHED:
             try:
                 types = await self._request("GET", path)
             except ApiError as error:
@@ -180,7 +187,7 @@ class Cluster:
         await self._request("POST", f"/apis/events.k8s.io/v1/namespaces/{namespace}/events", body=event)
 
     async def _list(self, root: str, plural: str, namespace: str | None, selector: str, read: Read[T]) -> Listing[T]:
-        path = _collection(root, plural, namespace)
+        path = collection(root, plural, namespace)
         items: list[T] = []
         version = ""
         async for page in self._pages(path, selector):
@@ -203,12 +210,14 @@ class Cluster:
     async def _request(
         self, method: str, path: str, *, query: Sequence[tuple[str, str]] = (), body: object = None
     ) -> dict[str, Any]:
-        api = self._api
+        session = self._session
         with tracing.step("kubernetes", **{"http.request.method": method, "url.path": path}):
-            status, data = await self._send(api, method, path, query, body)
+            if time.time() >= session.until:
+                session = await self._renew(session)
+            status, data = await self._send(session, method, path, query, body)
             if status == HTTPStatus.UNAUTHORIZED:
                 # Tokens expire. The request was not let in, so it is safe to send it again with fresh credentials.
-                status, data = await self._send(await self._renew(api), method, path, query, body)
+                status, data = await self._send(await self._renew(session), method, path, query, body)
             if status == HTTPStatus.FORBIDDEN:
                 self.on_forbidden()
             if status >= HTTPStatus.BAD_REQUEST:
@@ -222,34 +231,34 @@ class Cluster:
 
     @staticmethod
     async def _send(
-        api: ApiClient, method: str, path: str, query: Sequence[tuple[str, str]], body: object
+        session: Session, method: str, path: str, query: Sequence[tuple[str, str]], body: object
     ) -> tuple[int, bytes]:
         headers = {"Accept": "application/json"}
-        if method == "PATCH":
-            headers["Content-Type"] = _MERGE_PATCH
+        data = None
+        if body is not None:
+            headers["Content-Type"] = _MERGE_PATCH if method == "PATCH" else "application/json"
+            data = msgspec.json.encode(body)
+        url = URL(session.server + path).with_query(query)
         try:
-            request = await api.param_serialize(
-                method, path, query_params=list(query), header_params=headers, body=body, auth_settings=["BearerToken"]
-            )
-            response = await api.call_api(*request, _request_timeout=_TIMEOUT_SECONDS)
-            return response.status, await response.read()
-        except ConfigException as error:
+            async with session.http.request(method, url, headers=headers, data=data, timeout=_TIMEOUT) as response:
+                return response.status, await response.read()
+        except ClusterAccessError as error:
             # The pod's token is read anew now and then, and may be half written.
             raise ApiError(0, f"{method} {path}: the credentials cannot be read: {error}") from error
-        except (aiohttp.ClientError, ApiException, OSError, RuntimeError) as error:
+        except (aiohttp.ClientError, OSError, RuntimeError) as error:
             # RuntimeError is aiohttp's word for a session that was closed in the meantime.
             raise ApiError(0, f"{method} {path}: the API server cannot be reached: {_describe(error)}") from error
 
-    async def _renew(self, refused: ApiClient) -> ApiClient:
-        """Read the credentials anew, once for all requests that were refused with the old ones."""
+    async def _renew(self, refused: Session) -> Session:
+        """Log in anew, once for all requests that were refused with the old login."""
         async with self._renewing:
-            if self._api is refused:
+            if self._session is refused:
                 try:
-                    self._api = ApiClient(await load_configuration())
+                    self._session = await self.access.open(renew=True)
                 except ClusterAccessError as error:
                     raise ApiError(HTTPStatus.UNAUTHORIZED, f"the credentials are refused: {error}") from error
-                await refused.close()
-            return self._api
+                await refused.http.close()
+            return self._session
 
 
 def _not_installed(error: ApiError) -> ApiError:
@@ -259,7 +268,8 @@ def _not_installed(error: ApiError) -> ApiError:
     return ApiError(error.status, text)
 
 
-def _collection(root: str, plural: str, namespace: str | None) -> str:
+def collection(root: str, plural: str, namespace: str | None) -> str:
+    """Return the path of the objects of a resource, in one namespace or in all."""
     return f"{root}/namespaces/{namespace}/{plural}" if namespace else f"{root}/{plural}"
 
 

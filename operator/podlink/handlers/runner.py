@@ -8,18 +8,20 @@ along.
 import asyncio
 import concurrent.futures
 import logging
+import math
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import kopf
 
-from podlink.cluster.access import load_configuration
+from podlink.cluster.access import Access, Session
 from podlink.cluster.client import Cluster
 from podlink.controller.intake import Intake
 from podlink.domain.errors import PodLinkError
+from podlink.handlers.connections import WatchConnections
 from podlink.handlers.settings import build_settings
 from podlink.handlers.watches import build_registry
 
@@ -29,27 +31,38 @@ _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
 _HEALTHY_SECONDS = 60.0
 _LOGIN_PAUSE_SECONDS = 5.0
+"""Between two logins: Kopf asks for another one as soon as the API server refused the last."""
+
 _WATCHING = "multidimensional multitasker"
 """What Kopf calls the task that all watches hang on."""
 
 _END_SECONDS = 10.0
 """Far more than Kopf takes to end, where it does."""
 
-_CREDENTIALS_LAST = timedelta(minutes=1)
-
 
 class WatchRunner:
     """Keeps the watches running until it is cancelled."""
 
     def __init__(
-        self, intake: Intake, *, namespaces: Sequence[str], pod_selector: str, on_restart: Callable[[str], None]
+        self,
+        intake: Intake,
+        access: Access,
+        *,
+        namespaces: Sequence[str],
+        pod_selector: str,
+        on_restart: Callable[[str], None],
     ) -> None:
         self._intake = intake
+        self._access = access
         self._namespaces = list(namespaces)
         self._pod_selector = pod_selector
         self._on_restart = on_restart
-        self.problem: str | None = "the watches have not started yet"
-        """Why nothing is watched at the moment; None while everything is."""
+        self._down: str | None = "the watches have not started yet"
+        self._connections = WatchConnections(namespaces)
+
+    def problems(self) -> list[str]:
+        """Return why something is not watched at the moment; empty while everything is."""
+        return self._connections.problems() if self._down is None else [self._down]
 
     async def run(self) -> None:
         """Watch until cancelled."""
@@ -60,8 +73,8 @@ class WatchRunner:
             reason = await self._watch_once()
             if loop.time() - started > _HEALTHY_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
-            self.problem = f"the watches ended: {reason}"
-            logger.warning("%s; started anew in %.1f s", self.problem, pause)
+            self._down = f"the watches ended: {reason}"
+            logger.warning("%s; started anew in %.1f s", self._down, pause)
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
             self._on_restart("watch_restart")
@@ -96,19 +109,21 @@ class WatchRunner:
         self, loop: asyncio.AbstractEventLoop, stop: "concurrent.futures.Future[None]", tell: Callable[[str], None]
     ) -> None:
         registry = build_registry(self._intake, loop)
+        connections = WatchConnections(self._namespaces)
+        logins = _Logins(self._access, connections)
 
         @kopf.on.startup(registry=registry)
         async def started(**_: Any) -> None:
-            loop.call_soon_threadsafe(setattr, self, "problem", None)
+            loop.call_soon_threadsafe(self._started, connections)
 
         # By default Kopf would wait a minute before it looks at the credentials again.
         @kopf.on.login(registry=registry, backoff=_LOGIN_PAUSE_SECONDS)
-        async def login(**_: Any) -> kopf.ConnectionInfo:
-            return await _connection_info()
+        async def login(**_: Any) -> kopf.AiohttpSession:
+            return await logins.login()
 
         guard = asyncio.create_task(_see_to_the_end(tell))
         try:
-            await _check_types()
+            await _check_types(self._access)
             await kopf.operator(
                 registry=registry,
                 settings=build_settings(self._pod_selector),
@@ -120,8 +135,47 @@ class WatchRunner:
             )
         finally:
             guard.cancel()
+            await logins.aclose()
             # A thread of Kopf's loop waits for the flag, and the loop does not close before its threads have ended.
             _raise(stop)
+
+    def _started(self, connections: WatchConnections) -> None:
+        self._connections, self._down = connections, None
+
+
+class _Logins:
+    """Logs Kopf in, at the start and whenever the API server refused its last login."""
+
+    def __init__(self, access: Access, connections: WatchConnections) -> None:
+        self._access = access
+        self._connections = connections
+        self._sessions: list[Session] = []
+        self._logged_in_at: float | None = None
+
+    async def login(self) -> kopf.AiohttpSession:
+        """Open a session; the tokens in it are renewed without Kopf's doing.
+
+        Raises:
+            kopf.LoginError: the kubeconfig or the credentials cannot be used.
+        """
+        now = asyncio.get_running_loop().time
+        again = self._logged_in_at is not None
+        if self._logged_in_at is not None:
+            await asyncio.sleep(self._logged_in_at + _LOGIN_PAUSE_SECONDS - now())
+        self._logged_in_at = now()
+        try:
+            session = await self._access.open(self._connections, renew=again)
+        except PodLinkError as error:
+            raise kopf.LoginError(str(error)) from error
+        await self.aclose()
+        self._sessions.append(session)
+        expiration = None if math.isinf(session.until) else datetime.fromtimestamp(session.until, UTC)
+        return kopf.AiohttpSession(server=session.server, aiohttp_session=session.http, expiration=expiration)
+
+    async def aclose(self) -> None:
+        """Close the sessions; Kopf closes only those that it has sent something with."""
+        while self._sessions:
+            await self._sessions.pop().http.close()
 
 
 async def _see_to_the_end(tell: Callable[[str], None]) -> None:
@@ -150,37 +204,14 @@ def _resolve(ended: "asyncio.Future[str]", reason: str) -> None:
         ended.set_result(reason)
 
 
-async def _check_types() -> None:
+async def _check_types(access: Access) -> None:
     """Make sure of the types: Kopf looks for them once, and never watches one that it did not find then.
 
     Raises:
         PodLinkError: one is missing, or the server cannot be asked.
     """
-    cluster = await Cluster.connect()
+    cluster = await Cluster.connect(access)
     try:
         await cluster.check_types()
     finally:
         await cluster.aclose()
-
-
-async def _connection_info() -> kopf.ConnectionInfo:
-    """Translate the cluster configuration for Kopf; it asks again before the credentials are a minute old."""
-    try:
-        configuration = await load_configuration()
-        header = await configuration.get_api_key_with_prefix("BearerToken")
-    except PodLinkError as error:
-        raise kopf.LoginError(str(error)) from error
-    scheme, _, token = (header or "").rpartition(" ")
-    return kopf.ConnectionInfo(
-        server=configuration.host,
-        ca_path=configuration.ssl_ca_cert,
-        insecure=not configuration.verify_ssl,
-        username=configuration.username or None,
-        password=configuration.password or None,
-        scheme=scheme or None,
-        token=token or None,
-        certificate_path=configuration.cert_file,
-        private_key_path=configuration.key_file,
-        proxy_url=configuration.proxy,
-        expiration=datetime.now(UTC) + _CREDENTIALS_LAST,
-    )

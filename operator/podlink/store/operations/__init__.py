@@ -31,7 +31,17 @@ from podlink.store.operations.links import (
     set_linked_pod_if_absent,
     try_set_linked_pod,
 )
-from podlink.store.operations.server import field_expiry_supported, get_marker, ping, run_id, scan, set_marker
+from podlink.store.operations.server import (
+    field_expiry_supported,
+    get_marker,
+    key_type,
+    ping,
+    run_id,
+    scan,
+    server_info,
+    server_setting,
+    set_marker,
+)
 from podlink.store.operations.services import (
     Service,
     book_load,
@@ -67,6 +77,7 @@ __all__ = [
     "get_workload_state",
     "get_workload_states",
     "get_workload_version",
+    "key_type",
     "link_ttl",
     "listed_pod",
     "ping",
@@ -78,6 +89,8 @@ __all__ = [
     "reserve_service_pod",
     "run_id",
     "scan",
+    "server_info",
+    "server_setting",
     "set_linked_pod",
     "set_linked_pod_if_absent",
     "set_linked_pods",

@@ -48,6 +48,31 @@ def run_id(*, node: str | None = None) -> Operation[str]:
     return command("run_id", "INFO", _run_id, args=("server",), node=node)
 
 
+def server_info(*, node: str | None = None) -> Operation[dict[str, str]]:
+    """Read what a server says about itself: the fields of INFO, as text.
+
+    Args:
+        node: address of the server of a cluster that is meant, see `nodes` of the executors.
+    """
+    # Without a section: older servers take only one.
+    return command("server_info", "INFO", _info, node=node)
+
+
+def server_setting(name: str, *, node: str | None = None) -> Operation[str]:
+    """Read a setting of a server, which not every user may do.
+
+    Args:
+        name: as in the configuration of the server, without wildcards.
+        node: address of the server of a cluster that is meant, see `nodes` of the executors.
+    """
+    return command("server_setting", "CONFIG GET", _setting, args=(name,), node=node)
+
+
+def key_type(key: str) -> Operation[str]:
+    """Ask of which type a key is: string, hash, and so on; "none" when there is none."""
+    return command("key_type", "TYPE", replies.text, keys=(key,))
+
+
 def field_expiry_supported() -> Operation[bool]:
     """Ask whether the server can expire single fields of a hash (Redis from 7.4, Valkey from 9.0)."""
     return command("field_expiry_supported", "COMMAND INFO", lambda reply: bool(reply[0]), args=("HPEXPIREAT",))
@@ -69,11 +94,18 @@ def scan(cursor: int, pattern: str, count: int, *, node: str | None = None) -> O
 
 
 def _run_id(reply: Any) -> str:
-    for line in replies.text(reply).splitlines():
-        name, _, value = line.partition(":")
-        if name == "run_id":
-            return value
-    raise ValueError("INFO server has no run_id")
+    return _info(reply)["run_id"]
+
+
+def _info(reply: Any) -> dict[str, str]:
+    fields = (line.partition(":") for line in replies.text(reply).splitlines())
+    return {name: value for name, separator, value in fields if separator}
+
+
+def _setting(reply: Any) -> str:
+    # RESP3 has a map for it, RESP2 a list.
+    (value,) = reply.values() if isinstance(reply, dict) else reply[1:]
+    return replies.text(value)
 
 
 def _slice(reply: Any) -> tuple[int, list[str]]:
