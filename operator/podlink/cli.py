@@ -395,12 +395,11 @@ def main() -> None:
 def _run() -> int:
     """Run the command line; return the exit code."""
     try:
-        cli(standalone_mode=False)
+        # What click returns is the code of an Exit, or what a command returned: nothing.
+        return cli(standalone_mode=False) or 0
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.exceptions.Exit as finished:
-        return finished.exit_code
     except (click.Abort, KeyboardInterrupt):
         return _INTERRUPTED
     except (app.SettingError, ClusterAccessError, ExtraMissing, InvalidArgument, TracingUnavailable) as error:
@@ -409,7 +408,6 @@ def _run() -> int:
     except PodLinkError as error:
         click.echo(f"Error: {error}", err=True)
         return 1
-    return 0
 
 
 def _prepare_streams() -> None:

@@ -1,7 +1,7 @@
 """A picture of services, pods and PodLinks for people, from Redis and the cluster, as tables or as lines."""
 
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import click
@@ -51,7 +51,8 @@ class Snapshot(msgspec.Struct, frozen=True):
     """Everything at one moment, as far as it could be read."""
 
     services: list[ServiceStatus]
-    links: list[PodLink]
+    links: list[PodLink] | None
+    """None where there is no cluster to ask, or where it does not answer."""
     unread: Sequence[str] = ()
     """What could not be read, a sentence each."""
 
@@ -81,7 +82,7 @@ async def show(target: Target, namespaces: Sequence[str]) -> bool:
     if sys.stdout.isatty():
         Console().print(draw(snapshot))
     else:
-        for line in lines(snapshot) or ["no services and no PodLinks" if cluster else "no services"]:
+        for line in lines(snapshot) or ["no services" if snapshot.links is None else "no services and no PodLinks"]:
             click.echo(line)
     for note in (*snapshot.unread, *notes):
         click.echo(f"Warning: {note}", err=True)
@@ -89,7 +90,7 @@ async def show(target: Target, namespaces: Sequence[str]) -> bool:
 
 
 async def gather(cluster: Cluster | None, executor: StatefulExecutor, namespaces: Sequence[str]) -> Snapshot:
-    """Read services and PodLinks, of all namespaces when none is named; without a cluster, there are no PodLinks.
+    """Read services and PodLinks, of all namespaces when none is named; without a cluster, the services alone.
 
     Raises:
         RedisUnavailable: Redis cannot be read.
@@ -100,15 +101,15 @@ async def gather(cluster: Cluster | None, executor: StatefulExecutor, namespaces
         async for batch in scan_services(executor, scope):
             found |= batch
     services, unread = await _read_services(executor, sorted(found))
+    if cluster is None:
+        return Snapshot(services, None, unread)
     links: list[PodLink] = []
     try:
-        if cluster is not None:
-            for scope in scopes:
-                links += (await cluster.list_podlinks(scope, _readable)).items
+        for scope in scopes:
+            links += (await cluster.list_podlinks(scope, _readable)).items
     except ApiError as error:
-        unread.append(f"the PodLinks cannot be compared with what Redis has: {error}")
-    links.sort(key=lambda link: link.key)
-    return Snapshot(services, links, unread)
+        return Snapshot(services, None, [*unread, f"only what Redis has is shown: {error}"])
+    return Snapshot(services, sorted(links, key=lambda link: link.key), unread)
 
 
 async def _read_services(
@@ -195,7 +196,7 @@ class _Section(msgspec.Struct):
             yield self._table()
         else:
             yield Text(self.title, style="italic")
-            yield from self._list()
+            yield self._list()
 
     def _width(self) -> int:
         """The least width of a table that can be read."""
@@ -213,11 +214,16 @@ class _Section(msgspec.Struct):
             table.add_row(*row)
         return table
 
-    def _list(self) -> Iterator[Text]:
+    def _list(self) -> Table:
+        cells = Table.grid(padding=(0, 1))
+        cells.add_column(no_wrap=True)
+        cells.add_column(overflow="fold")
         for row in self.rows:
-            named = [(column.title, cell) for column, cell in zip(self.columns, row, strict=True) if cell.plain]
-            for number, (title, cell) in enumerate(named):
-                yield Text.assemble("  " if number else "- ", f"{title}: ", cell, overflow="fold")
+            for number, (column, cell) in enumerate(zip(self.columns, row, strict=True)):
+                if cell.plain:
+                    # A row without its first cells goes on with the entry above it.
+                    cells.add_row(f"{'  ' if number else '- '}{column.title}", cell)
+        return cells
 
 
 def draw(snapshot: Snapshot) -> RenderableType:
@@ -232,16 +238,16 @@ def draw(snapshot: Snapshot) -> RenderableType:
         for pod in pods or [[Text()] * 3]:
             services.append([*head, *pod])
             head = [Text()] * 3
-    links = [
-        # As Text, because a uid may hold what rich would take for its markup.
-        [
-            *map(Text, (*link.key, printable(link.spec.uid), printable(link.spec.service), _pod(link))),
-            _colored(link.status.phase),
-            Text(link.status.reason),
-        ]
-        for link in snapshot.links
-    ]
-    return Group(_Section("Services", _SERVICE_COLUMNS, services), _Section("PodLinks", _LINK_COLUMNS, links))
+    sections = [_Section("Services", _SERVICE_COLUMNS, services)]
+    if snapshot.links is not None:
+        sections.append(_Section("PodLinks", _LINK_COLUMNS, [_link_cells(link) for link in snapshot.links]))
+    return Group(*sections)
+
+
+def _link_cells(link: PodLink) -> list[Text]:
+    # As Text, because a uid may hold what rich would take for its markup.
+    words = (*link.key, printable(link.spec.uid), printable(link.spec.service), _pod(link))
+    return [*map(Text, words), _colored(link.status.phase), Text(link.status.reason)]
 
 
 def lines(snapshot: Snapshot) -> list[str]:
@@ -253,7 +259,7 @@ def lines(snapshot: Snapshot) -> list[str]:
             for pod_id, state in sorted(entry.service.states.items())
         )
         text.append(f"service {entry.namespace}/{printable(entry.name)} {entry.state or '-'} {pods}".rstrip())
-    for link in snapshot.links:
+    for link in snapshot.links or ():
         phase, reason = link.status.phase or "-", link.status.reason or "-"
         text.append(
             f"podlink {link.namespace}/{link.name} uid={printable(link.spec.uid)} "

@@ -326,3 +326,13 @@ def test_with_an_empty_selector_every_pod_of_a_service_counts(cluster: Cluster) 
         kube.create("pods", bare_pod("cell-12", {}, subdomain="cells"))
         eventually(lambda: Wire(client, name).states("cells"), {"12": "Pending"})
     cluster.delete_namespace(name)
+
+
+def test_a_redis_that_keeps_nothing_on_disk_is_a_warning_and_no_failure(operator: Operator) -> None:
+    told = (
+        "Redis: it keeps nothing on disk (neither appendonly nor save is set), so a restart loses all links;"
+        " set appendonly to yes, or set save points (save)"
+    )
+    assert operator.readyz() == (200, "ok\n")
+    assert operator.warnings() == [told]
+    assert [entry["level"] for entry in operator.log() if entry["message"] == told] == ["warning"]

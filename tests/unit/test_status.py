@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import sys
+
 import pytest
 from rich.console import Console
 
@@ -58,3 +61,43 @@ def test_tables_hold_the_same() -> None:
 )
 def test_only_what_cannot_be_seen_is_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
+
+
+def test_a_narrow_terminal_gets_a_list_in_which_no_name_is_cut() -> None:
+    console = Console(width=40, color_system=None)
+    with console.capture() as capture:
+        console.print(draw(SNAPSHOT))
+    shown = [line.rstrip() for line in capture.get().splitlines()]
+    assert shown[:14] == [
+        "Services",
+        "- Namespace games",
+        "  Service   lobby",
+        "  Workload  Degraded",
+        "  Pod       0",
+        "  State     Ready",
+        "  Links     2",
+        "  Pod       10",
+        "  State     Pending",
+        "  Links     0",
+        "- Namespace games",
+        "  Service   empty",
+        "  Workload  ScaledToZero",
+        "PodLinks",
+    ]
+    assert all(len(line) <= 40 for line in shown)
+
+
+def test_a_long_name_is_folded_into_a_table_that_has_room() -> None:
+    uid = "session-" + 60 * "x"
+    console = Console(width=100, color_system=None)
+    with console.capture() as capture:
+        console.print(draw(Snapshot([], [podlink(1, namespace="games", name="p-1", user=uid)])))
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capture.get().splitlines() if "│" in line]
+    assert len(rows) > 1
+    assert "".join(row[2] for row in rows) == uid
+
+
+@pytest.mark.parametrize(("encoding", "shown"), [("latin-1", r"ü\u73a9"), ("ascii", r"\xfc\u73a9"), ("utf-8", "ü玩")])
+def test_what_the_terminal_cannot_show_is_escaped(monkeypatch: pytest.MonkeyPatch, encoding: str, shown: str) -> None:
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), encoding=encoding))
+    assert printable("ü玩") == shown

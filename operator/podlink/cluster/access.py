@@ -197,6 +197,10 @@ class _NamedContext(ssl.SSLContext):
 
     name: str | None = None
 
+    def __repr__(self) -> str:
+        # aiohttp puts it into the text of each connection error.
+        return self.verify_mode.name
+
     def wrap_bio(
         self,
         incoming: ssl.MemoryBIO,
