@@ -257,6 +257,7 @@ def test_unknown_values_are_refused_everywhere(helm: Helm) -> None:
         (["redis.embedded=yes"], "at '/redis/embedded': got string, want boolean"),
         ([URL, "redis.tls.secretName=tls"], "redis.tls.secretName is for TLS, but redis.url does not use TLS"),
         ([URL, "logLevel=trace"], "/logLevel"),
+        ([URL, "fullnameOverride=My_Operator"], "at '/fullnameOverride': 'My_Operator' does not match"),
         ([URL, "extraVolumeMounts[0].name=scratch"], "/extraVolumeMounts/0"),
         ([URL, "redis.tls.secretName=tls", "redis.tls.certKey=tls.crt"], "redis.tls.certKey and redis.tls.keyKey"),
         ([URL, "redis.passwordSecret.name=Redis"], "at '/redis/passwordSecret/name'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from typing import TYPE_CHECKING
 
@@ -60,6 +61,21 @@ def test_every_object_is_valid(helm: Helm, monitored_cluster: ControlPlane, rest
 
     assert len(applied.stdout.splitlines()) == sum(1 for each in yaml.safe_load_all(manifest) if each)
     assert "Warning" not in applied.stderr, "of Pod Security, or of a field that is on its way out"
+
+
+@pytest.mark.parametrize("name", ["games.v1", "1.lobby", "podlink.prod", f"{25 * 'a.'}abc", 53 * "7"])
+def test_every_name_of_a_release_makes_valid_names(
+    helm: Helm, monitored_cluster: ControlPlane, restricted: str, name: str
+) -> None:
+    values = ("--values", CHART / "ci" / "monitoring-values.yaml")
+    manifest = helm.run("template", name, CHART, "--namespace", restricted, *values).stdout
+
+    monitored_cluster.kubectl("apply", "--dry-run=server", "--validate=strict", "-f", "-", input=manifest)
+
+    # A Service is found by DNS: RFC 1035, which older API servers insist on.
+    (service,) = [each for each in yaml.safe_load_all(manifest) if each and each["kind"] == "Service"]
+    assert re.fullmatch(r"[a-z]([-a-z0-9]{0,61}[a-z0-9])?", service["metadata"]["name"])
+    assert service["spec"]["selector"]["app.kubernetes.io/instance"] == name
 
 
 def test_release_comes_and_goes(release: Release) -> None:

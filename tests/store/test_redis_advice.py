@@ -88,9 +88,7 @@ async def test_the_primary_after_a_failover_is_asked_at_once(sentinels: Sentinel
             )
             sentinels.sentinels[0].ask("SENTINEL", "FAILOVER", SERVICE)
             # The next look without a failover would be a minute later.
-            await until_async(
-                lambda: f"Redis: {EVICTS}" in advisor.warnings, 40, "the look at the new primary"
-            )
+            await until_async(lambda: f"Redis: {EVICTS}" in advisor.warnings, 40, "the look at the new primary")
             for task in running:
                 task.cancel()
             await asyncio.wait(running)

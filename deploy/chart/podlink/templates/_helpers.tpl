@@ -2,20 +2,26 @@
 {{- default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
+{{- /* The name of most objects. That of a Service must begin with a letter and has no dots, and a release may be named
+       "1.lobby". */}}
 {{- define "podlink.fullname" -}}
 {{- $name := include "podlink.name" . }}
+{{- $full := printf "%s-%s" .Release.Name $name }}
 {{- if .Values.fullnameOverride }}
-{{- .Values.fullnameOverride | trunc 63 | trimSuffix "-" }}
+{{- $full = .Values.fullnameOverride }}
 {{- else if contains $name .Release.Name }}
-{{- .Release.Name | trunc 63 | trimSuffix "-" }}
-{{- else }}
-{{- printf "%s-%s" .Release.Name $name | trunc 63 | trimSuffix "-" }}
+{{- $full = .Release.Name }}
 {{- end }}
+{{- $full = $full | replace "." "-" }}
+{{- if regexMatch "^[0-9]" $full }}
+{{- $full = printf "podlink-%s" $full }}
+{{- end }}
+{{- $full | trunc 63 | trimSuffix "-" }}
 {{- end }}
 
 {{- define "podlink.selectorLabels" -}}
-app.kubernetes.io/name: {{ include "podlink.name" . }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "podlink.name" . | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end }}
 
 {{- define "podlink.labels" -}}
