@@ -30,14 +30,9 @@ COPY operator operator
 RUN /opt/pip/bin/pip wheel --quiet --no-index --no-deps --no-build-isolation --wheel-dir dist . \
     && /opt/pip/bin/pip --python /opt/podlink/bin/python install --quiet --no-index --no-deps --no-compile dist/*.whl
 
-# The Kubernetes client generates a class for each API group, twice: 55 MB. Neither PodLink nor Kopf has a use for them,
-# both make their requests by path. Of its models a few are imported, so they stay, but most need no bytecode.
 # The bytecode does not depend on the time of the build, and nobody checks it against sources that cannot change.
-RUN rm -r /opt/podlink/lib/python3*/site-packages/kubernetes/client/api \
-        /opt/podlink/lib/python3*/site-packages/kubernetes/aio/client/api \
-        /opt/podlink/bin/[Aa]ctivate* \
-    && python3 -m compileall -q --invalidation-mode unchecked-hash -x '/kubernetes/(aio/)?client/models/' \
-        /opt/podlink/lib
+RUN rm -r /opt/podlink/bin/[Aa]ctivate* \
+    && python3 -m compileall -q --invalidation-mode unchecked-hash /opt/podlink/lib
 
 
 FROM ${BASE}

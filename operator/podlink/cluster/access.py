@@ -19,7 +19,6 @@ from typing import NamedTuple
 import aiohttp
 import msgspec
 from aiohttp import hdrs
-from multidict import CIMultiDict
 from yarl import URL
 
 from podlink.cluster.credentials import Credential, fetch
@@ -86,7 +85,7 @@ class Access:
         context = await asyncio.to_thread(_tls_context, settings, credential.certificate)
         http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=context),
-            headers=CIMultiDict(settings.headers),
+            headers=settings.headers,
             proxy=settings.proxy,
             middlewares=(self._authorize(settings.server), *middlewares),
         )

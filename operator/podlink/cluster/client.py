@@ -12,7 +12,6 @@ from typing import Any, Generic, Self, TypeVar
 
 import aiohttp
 import msgspec
-from yarl import URL
 
 from podlink import tracing
 from podlink.cluster.access import Access, Session
@@ -238,9 +237,11 @@ class Cluster:
         if body is not None:
             headers["Content-Type"] = _MERGE_PATCH if method == "PATCH" else "application/json"
             data = msgspec.json.encode(body)
-        url = URL(session.server + path).with_query(query)
+        request = session.http.request(
+            method, session.server + path, params=query, headers=headers, data=data, timeout=_TIMEOUT
+        )
         try:
-            async with session.http.request(method, url, headers=headers, data=data, timeout=_TIMEOUT) as response:
+            async with request as response:
                 return response.status, await response.read()
         except ClusterAccessError as error:
             # The pod's token is read anew now and then, and may be half written.

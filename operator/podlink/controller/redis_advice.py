@@ -11,7 +11,7 @@ from contextlib import suppress
 from podlink.controller.monitor import RedisMonitor
 from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.store import operations
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 
 logger = logging.getLogger(__name__)
 
