@@ -21,6 +21,7 @@ import msgspec
 from aiohttp import hdrs
 from yarl import URL
 
+from podlink import __version__
 from podlink.cluster.credentials import Credential, fetch
 from podlink.cluster.kubeconfig import (
     ClientCertificate,
@@ -85,7 +86,7 @@ class Access:
         context = await asyncio.to_thread(_tls_context, settings, credential.certificate)
         http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=context),
-            headers=settings.headers,
+            headers=[("User-Agent", f"podlink/{__version__}"), *settings.headers],
             proxy=settings.proxy,
             middlewares=(self._authorize(settings.server), *middlewares),
         )
