@@ -65,12 +65,14 @@ class Front:
 
     def __enter__(self) -> Self:
         started = threading.Event()
-        threading.Thread(target=self._run, args=(started,), daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+        self._thread.start()
         assert started.wait(10)
         return self
 
     def __exit__(self, *_: object) -> None:
         self._loop.call_soon_threadsafe(self._stopped.set)
+        self._thread.join(10)
 
     def end_watches(self) -> None:
         """End the watches that are open, as an API server does that goes away."""
