@@ -13,6 +13,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,7 +22,6 @@ import msgspec
 from aiohttp import hdrs
 from yarl import URL
 
-from podlink import __version__
 from podlink.cluster.credentials import Credential, fetch
 from podlink.cluster.kubeconfig import (
     ClientCertificate,
@@ -86,7 +86,7 @@ class Access:
         context = await asyncio.to_thread(_tls_context, settings, credential.certificate)
         http = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=context),
-            headers=[("User-Agent", f"podlink/{__version__}"), *settings.headers],
+            headers=[("User-Agent", f"podlink/{version('podlink')}"), *settings.headers],
             proxy=settings.proxy,
             middlewares=(self._authorize(settings.server), *middlewares),
         )
