@@ -57,7 +57,6 @@ class Front:
     def __init__(self, api_server: str, token: str) -> None:
         self._api_server = api_server
         self._token = token
-        self._loop = asyncio.new_event_loop()
         self._open: set[asyncio.Task[object]] = set()
         self.url = ""
         self.refused = ""
@@ -65,7 +64,8 @@ class Front:
 
     def __enter__(self) -> Self:
         started = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(started,), daemon=True)
+        # asyncio.run ends whatever is still open then.
+        self._thread = threading.Thread(target=lambda: asyncio.run(self._serve(started)), daemon=True)
         self._thread.start()
         assert started.wait(10)
         return self
@@ -78,13 +78,8 @@ class Front:
         """End the watches that are open, as an API server does that goes away."""
         self._loop.call_soon_threadsafe(lambda: [task.cancel() for task in self._open])
 
-    def _run(self, started: threading.Event) -> None:
-        asyncio.set_event_loop(self._loop)
-        self._loop.run_until_complete(self._serve(started))
-        self._loop.close()
-
     async def _serve(self, started: threading.Event) -> None:
-        self._stopped = asyncio.Event()
+        self._loop, self._stopped = asyncio.get_running_loop(), asyncio.Event()
         application = web.Application(client_max_size=2**24)
         application.router.add_route("*", "/{path:.*}", self._answer)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
