@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from enum import Enum
+from enum import Enum, IntEnum, StrEnum
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from podlink import InvalidArgument, StatefulExecutor, sync
 from podlink.domain import keys
 from podlink.store import operations
-from store.harness import NS, ONE_PRIMARY, SVC, UID, Topology
+from sandbox.processes import until_async
+from store.harness import LINK, LINKS, LOAD, NS, ONE_PRIMARY, STATE, SVC, UID, VERSIONS, Awaited, Topology
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -131,23 +132,70 @@ def test_what_is_no_str_is_refused(offline: sync.StatefulExecutor, bad: Any) -> 
             call(offline, NS, UID, bad)
 
 
-class Svc(str, Enum):  # noqa: UP042 - a StrEnum formats as its value; this is the one that would not
-    LOBBY = SVC
+class Plain(str, Enum):  # noqa: UP042 - a StrEnum formats as its value, and this one as its name
+    NS, UID, SVC = NS, UID, SVC
 
 
-def test_a_str_of_another_type_is_refused(offline: sync.StatefulExecutor) -> None:
-    """It equals its value, and formats as something else: it would make a key that nobody looks for."""
-    for call in CALLS:
-        # The plain ones are remembered; those that equal them are not taken for them.
-        with pytest.raises(AssertionError, match="must not reach the network"):
-            call(offline, SVC, SVC, SVC)
-        for arguments in ((Svc.LOBBY, SVC, SVC), (SVC, SVC, Svc.LOBBY)):
-            with pytest.raises(InvalidArgument, match=r"must be a non-empty str without .*got <Svc.LOBBY"):
-                call(offline, *arguments)
-    for call in (*CALLS[6:15], lambda to, ns, uid, svc: to.get_linked_services(ns, uid)):
-        with pytest.raises(InvalidArgument) as error:
-            call(offline, SVC, Svc.LOBBY, SVC)
-        assert error.value.argument in {"uid", "uids"}
+class Modern(StrEnum):
+    NS, UID, SVC = NS, UID, SVC
+
+
+class Own(str):
+    """A str that looks like another one to whoever asks it."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return "another"
+
+    __format__ = object.__format__
+    __hash__ = str.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return str.__eq__(self, other)
+
+
+class Number(IntEnum):
+    POD, SECONDS = 2, 60
+
+
+@pytest.mark.parametrize(
+    "names",
+    [(Plain.NS, Plain.UID, Plain.SVC), (Modern.NS, Modern.UID, Modern.SVC), (Own(NS), Own(UID), Own(SVC))],
+    ids=["str, Enum", "StrEnum", "subclass"],
+)
+@pytest.mark.only_on("valkey", "cluster", reason="names are checked before it matters who is connected to")
+async def test_subclasses_of_str_and_int_are_taken_for_what_they_hold(
+    executor: Awaited, raw: redis.Redis, names: tuple[str, str, str]
+) -> None:
+    namespace, uid, service = names
+    await executor.set_service_state(namespace, service, Number.POD, Modern.SVC, version=Number.POD)
+    assert await executor.set_linked_pod(namespace, uid, service, Number.POD, persist_seconds=Number.SECONDS) is None
+    assert await executor.try_set_linked_pod(*names, Number.POD, expected=Number.POD) == (True, 2)
+    assert await executor.set_linked_pods(namespace, {uid: Number.POD}, service) == {UID: 2}
+    assert await executor.get_linked_pod(*names) == await executor.get_linked_pod(NS, UID, SVC) == 2
+    assert await executor.get_linked_pods(namespace, [uid], service) == {2: [UID]}
+    assert await executor.get_linked_services(namespace, uid) == {SVC: 2}
+    assert await executor.get_service_state(namespace, service) == {2: SVC}
+    assert set(raw.keys()) == {LINK, LINKS, STATE, LOAD, VERSIONS}
+    assert await executor.remove_linked_pod(*names, persist_seconds=Number.SECONDS) is True
+    await executor.remove_linked_pod(*names)
+
+
+@pytest.mark.only_on("valkey", reason="the cache is of the client")
+@pytest.mark.usefixtures("leaves_orphans")
+async def test_the_cache_takes_subclasses_of_str_for_what_they_hold(server: Topology, raw: redis.Redis) -> None:
+    async with StatefulExecutor.from_url(server.url, cache=True) as executor:
+        await executor.set_linked_pod(NS, UID, SVC, 1)
+        for names in ((NS, UID, SVC), (Plain.NS, Plain.UID, Plain.SVC), (Own(NS), Own(UID), Own(SVC))):
+            assert await executor.get_linked_pod(*names) == 1
+        raw.set(LINK, "2")
+        for names in ((NS, UID, SVC), (Plain.NS, Plain.UID, Plain.SVC), (Own(NS), Own(UID), Own(SVC))):
+
+            async def moved(names: tuple[str, str, str] = names) -> bool:
+                return await executor.get_linked_pod(*names) == 2
+
+            await until_async(moved, 10, "the other client's write to show")
 
 
 @pytest.mark.parametrize("pod_id", [-1, 2**31, True, "0", 1.0, None])

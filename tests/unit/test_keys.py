@@ -78,9 +78,9 @@ def test_key_that_is_no_services(key: str) -> None:
 @pytest.mark.parametrize("char", ["\x00", "\n", "\x1f", "\x7f", "\x80", "\x9f", chr(0xD800), chr(0xDFFF), *"{}"])
 def test_characters_no_name_may_hold(char: str) -> None:
     for check, argument in [
-        (keys.check_namespace, "namespace"),
-        (keys.check_service, "service"),
-        (keys.check_uid, "uid"),
+        (keys.checked_namespace, "namespace"),
+        (keys.checked_service, "service"),
+        (keys.checked_uid, "uid"),
     ]:
         for value in (char, f"a{char}", f"{char}a", f"a{char}b"):
             with pytest.raises(InvalidArgument, match=f"^{argument} must be") as error:
@@ -91,26 +91,26 @@ def test_characters_no_name_may_hold(char: str) -> None:
 
 @pytest.mark.parametrize("value", ["a", " ", "ä", "日本", "a:b", "a b", "a\u00a0b", "🂡", "../..", "*", "a" * 10_000])
 def test_names_that_are_fine(value: str) -> None:
-    keys.check_service(value)
-    keys.check_uid(value)
+    keys.checked_service(value)
+    keys.checked_uid(value)
 
 
 def test_colon_belongs_to_uids_and_services_only() -> None:
-    keys.check_uid("room:7")
+    keys.checked_uid("room:7")
     with pytest.raises(InvalidArgument, match="without a colon, braces, control characters"):
-        keys.check_namespace("a:b")
+        keys.checked_namespace("a:b")
 
 
 def test_long_value_is_shortened_in_the_message() -> None:
     with pytest.raises(InvalidArgument) as error:
-        keys.check_uid("{" * 100_000)
+        keys.checked_uid("{" * 100_000)
     assert len(str(error.value)) < 250
     assert str(error.value).endswith("...")
 
 
 def test_an_invalid_argument_is_a_value_error() -> None:
     with pytest.raises(ValueError, match="pod_id"):
-        keys.check_pod_id(-1)
+        keys.checked_pod_id(-1)
 
 
 @pytest.mark.parametrize(("version", "sent"), [(None, ""), ("0", "0"), ("0012", "0012"), (7, "7"), (2**70, str(2**70))])

@@ -128,110 +128,135 @@ def link_of_key(key: str) -> tuple[str, str, str] | None:
     return (match[1], match[2], match[3]) if match else None
 
 
-def check_namespace(value: str) -> None:
-    """Refuse a namespace that cannot be part of a key.
+def checked_namespace(value: str) -> str:
+    """Return a namespace as a plain str. Refuse one that cannot be part of a key.
 
     Raises:
-        InvalidArgument: it is empty, no str, or holds a colon, a brace, a control character or a lone surrogate.
+        InvalidArgument: it is empty, no str, or contains a colon, a brace, a control character or a lone surrogate.
     """
-    if type(value) is not str or not _NAMESPACE(value):
+    plain = value if type(value) is str else _plain_str(value)
+    if plain is None or not _NAMESPACE(plain):
         raise _bad_name("namespace", value, "a colon, braces")
+    return plain
 
 
-def check_service(value: str, argument: str = "service") -> None:
-    """Refuse a service that cannot be part of a key.
+def checked_service(value: str, argument: str = "service") -> str:
+    """Return a service as a plain str. Refuse one that cannot be part of a key.
 
     Raises:
-        InvalidArgument: it is empty, no str, or holds a brace, a control character or a lone surrogate.
+        InvalidArgument: it is empty, no str, or contains a brace, a control character or a lone surrogate.
     """
-    if type(value) is not str or not _NAME(value):
+    plain = value if type(value) is str else _plain_str(value)
+    if plain is None or not _NAME(plain):
         raise _bad_name(argument, value, "braces")
+    return plain
 
 
-def check_uid(value: str, argument: str = "uid") -> None:
-    """Refuse a uid that cannot be part of a key.
+def checked_uid(value: str, argument: str = "uid") -> str:
+    """Return a uid as a plain str. Refuse one that cannot be part of a key.
 
     Raises:
-        InvalidArgument: it is empty, no str, or holds a brace, a control character or a lone surrogate.
+        InvalidArgument: it is empty, no str, or contains a brace, a control character or a lone surrogate.
     """
-    # Finding nothing bad is quicker than matching all that is good, and uids are checked in every call.
-    if type(value) is not str or not value or _BAD_IN_NAME(value):
+    plain = value if type(value) is str else _plain_str(value)
+    # To search for something bad is faster than to match all that is good, and every call checks a uid.
+    if not plain or _BAD_IN_NAME(plain):
         raise _bad_name(argument, value, "braces")
+    return plain
 
 
-def check_pod_id(value: int, argument: str = "pod_id") -> None:
-    """Refuse what is no pod ordinal.
+def checked_pod_id(value: int, argument: str = "pod_id") -> int:
+    """Return the ordinal of a pod as a plain int. Refuse everything else.
 
     Raises:
-        InvalidArgument: it is no int (bool counts as none) or not within 0 and 2**31 - 1.
+        InvalidArgument: it is no int (a bool counts as none), or not from 0 to 2**31 - 1.
     """
-    if type(value) is not int or not 0 <= value <= LAST_POD_ID:
+    plain = value if type(value) is int else _plain_int(value)
+    if plain is None or not 0 <= plain <= LAST_POD_ID:
         raise InvalidArgument(
             f"{argument} must be an int from 0 to {LAST_POD_ID} (a pod's ordinal), got {_shown(value)}",
             argument=argument,
         )
+    return plain
 
 
-def check_persist(value: int) -> None:
-    """Refuse what is no life time of a link.
+def checked_persist(value: int) -> int:
+    """Return the lifetime of a link in seconds as a plain int. Refuse everything else.
 
     Raises:
         InvalidArgument: it is neither -1 (permanent) nor an int from 1 to 2**31 - 1 (seconds).
     """
-    if type(value) is not int or not (value == PERMANENT or 0 < value <= LAST_SECONDS):
+    plain = value if type(value) is int else _plain_int(value)
+    if plain is None or not (plain == PERMANENT or 0 < plain <= LAST_SECONDS):
         raise InvalidArgument(
             "persist_seconds must be -1 (a permanent link) or an int from 1 to "
             f"{LAST_SECONDS} (seconds until it expires), got {_shown(value)}",
             argument="persist_seconds",
         )
+    return plain
 
 
-def check_release_persist(value: int) -> None:
-    """Refuse what is no reconnect window.
+def checked_release_persist(value: int) -> int:
+    """Return a reconnect window in seconds as a plain int. Refuse everything else.
 
     Raises:
         InvalidArgument: it is no int from 0 (no window) to 2**31 - 1 (seconds).
     """
-    if type(value) is not int or not 0 <= value <= LAST_SECONDS:
+    plain = value if type(value) is int else _plain_int(value)
+    if plain is None or not 0 <= plain <= LAST_SECONDS:
         raise InvalidArgument(
             "persist_seconds of a removal must be 0 (gone at once) or an int up to "
             f"{LAST_SECONDS} (seconds the link can still be found), got {_shown(value)}",
             argument="persist_seconds",
         )
+    return plain
 
 
-def check_text(value: str, argument: str) -> None:
-    """Refuse a value (a state, a marker) that is no printable text; the empty string passes.
+def checked_text(value: str, argument: str) -> str:
+    """Return a state or a marker as a plain str. Refuse what is no printable text. The empty string is allowed.
 
     Raises:
-        InvalidArgument: it is no str, or holds a control character or a lone surrogate.
+        InvalidArgument: it is no str, or contains a control character or a lone surrogate.
     """
-    if not isinstance(value, str) or (value and not _TEXT(value)):
+    plain = value if type(value) is str else _plain_str(value)
+    if plain is None or (plain and not _TEXT(plain)):
         raise InvalidArgument(
             f"{argument} must be a str without control characters and lone surrogates"
             f' ("" where there is none), got {_shown(value)}',
             argument=argument,
         )
+    return plain
 
 
 def checked_version(value: str | int | None) -> str:
-    """A resourceVersion as it goes to Redis; the empty string stands for "no version".
+    """Return a resourceVersion as it is sent to Redis. The empty string means "no version".
 
     Raises:
         InvalidArgument: it is not None, no int >= 0 and no str of decimal digits. Kubernetes lets clients compare
-            resourceVersions only as decimal numbers, so anything else could not fence a stale writer.
+            resourceVersions only as decimal numbers, so anything else could not refuse a stale writer.
     """
     if value is None:
         return ""
-    if type(value) is int and value >= 0:
-        return str(value)
-    if isinstance(value, str) and _DIGITS(value):
-        return value
+    number = _plain_int(value)
+    plain = _plain_str(value) if number is None else str(number)
+    if plain is not None and _DIGITS(plain):
+        return plain
     raise InvalidArgument(
         f"version must be a string of decimal digits (a Kubernetes resourceVersion), or None to write"
         f" whatever is stored, got {_shown(value)}",
         argument="version",
     )
+
+
+def _plain_str(value: object) -> str | None:
+    """Return what a str, or an instance of a subclass such as an enumeration, holds. None for everything else."""
+    # A member of `class Service(str, Enum)` prints as its name, so str() and f-strings would give another key.
+    return str.__str__(value) if isinstance(value, str) else None
+
+
+def _plain_int(value: object) -> int | None:
+    """Return what an int, or an instance of a subclass other than bool, holds. None for everything else."""
+    return int.__index__(value) if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def _addressable(namespace: str, name: str) -> bool:

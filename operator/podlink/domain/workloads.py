@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from podlink.domain.errors import PodLinkError
-from podlink.domain.keys import check_service
+from podlink.domain.keys import checked_service
 from podlink.domain.states import PodState, WorkloadState, pod_state
 
 SERVICE_LABEL = "podlink.io/service"
@@ -81,7 +81,7 @@ def read_pod(pod: Mapping[str, Any]) -> Pod | None:
     )
     if not service:
         return None
-    check_service(service)
+    service = checked_service(service)
     return Pod(
         namespace=metadata["namespace"],
         name=metadata["name"],
@@ -127,7 +127,7 @@ def read_workload(stateful_set: Mapping[str, Any]) -> Workload:
     status = stateful_set.get("status") or {}
     template_labels = ((spec.get("template") or {}).get("metadata") or {}).get("labels") or {}
     service = template_labels.get(SERVICE_LABEL) or spec.get("serviceName") or metadata["name"]
-    check_service(service)
+    service = checked_service(service)
     return Workload(
         namespace=metadata["namespace"],
         name=metadata["name"],

@@ -285,14 +285,15 @@ class StatefulExecutor:
         cache = self._cache
         if cache is None:
             return await self._start(operations.get_linked_pod(namespace, uid, service))
-        link = namespace, uid, service
         try:
-            entry = cache.entries.get(link)
+            entry = cache.entries.get((namespace, uid, service))
         except TypeError:  # something unhashable, which is refused below
             entry = None
         if entry is not None and entry[1] > time.monotonic():
             return entry[0]
         operation = read_link(namespace, uid, service)
+        # As plain strings, which the server's messages name too.
+        link = str(operation.shape.namespace), operation.uid, str(operation.shape.service)
         token, asked_at = cache.asks(link), time.monotonic()
         try:
             pod, ttl_ms = await self.run(operation)

@@ -95,9 +95,8 @@ async def recount(
         RedisUnavailable: no answer; what was repaired until then is right.
         ScriptError: the server does not let us walk over its keys.
     """
-    for namespace in namespaces:
-        keys.check_namespace(namespace)
-    return await _Recounting(Inquiry(executor, spend or Pace().spend), namespaces, pause_seconds).run()
+    plain = [keys.checked_namespace(namespace) for namespace in namespaces]
+    return await _Recounting(Inquiry(executor, spend or Pace().spend), plain, pause_seconds).run()
 
 
 class _Recounting:

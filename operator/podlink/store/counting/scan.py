@@ -80,7 +80,7 @@ async def walk(
         RedisUnavailable: no answer; the walk has to be started again.
     """
     if namespace is not None:
-        keys.check_namespace(namespace)
+        namespace = keys.checked_namespace(namespace)
     pattern = "sf:{" + ("*" if namespace is None else _literal(namespace)) + rest
     for node in await executor.nodes(anew=True):
         cursor = -1

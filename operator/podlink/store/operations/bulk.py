@@ -75,8 +75,9 @@ def try_set_linked_pods(
         PartialFailure: some calls were answered, and some were not.
     """
     shape = links.try_set_shape(namespace, service, persist_seconds)
+    persist = keys.checked_persist(persist_seconds)
     theirs = dict(_checked({} if expected is None else expected, "expected"))
-    return _by_uid([Operation(shape, uid, (pod, persist_seconds, theirs.get(uid, ""))) for uid, pod in _checked(pods)])
+    return _by_uid([Operation(shape, uid, (pod, persist, theirs.get(uid, ""))) for uid, pod in _checked(pods)])
 
 
 def set_linked_pods_if_absent(
@@ -120,7 +121,7 @@ def compute_linked_pods_if_absent(
         PartialFailure: some calls were answered, and some were not.
     """
     shape = links.compute_shape(namespace, service, persist_seconds)
-    return _by_uid([Operation(shape, uid) for uid in distinct(uids, "uids", keys.check_uid)])
+    return _by_uid([Operation(shape, uid) for uid in distinct(uids, "uids", keys.checked_uid)])
 
 
 def get_linked_pods(namespace: str, uids: Iterable[str], service: str) -> Bulk[dict[int, list[str]]]:
@@ -132,10 +133,10 @@ def get_linked_pods(namespace: str, uids: Iterable[str], service: str) -> Bulk[d
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_namespace(namespace)
-    keys.check_service(service)
+    namespace = keys.checked_namespace(namespace)
+    service = keys.checked_service(service)
     head, tail = keys.link_head(namespace), keys.link_tail(service)
-    names = distinct(uids, "uids", keys.check_uid)
+    names = distinct(uids, "uids", keys.checked_uid)
 
     def read(some: tuple[str, ...]) -> Operation[list[int | None]]:
         def parse(reply: Any) -> list[int | None]:
@@ -181,7 +182,7 @@ def remove_linked_pods(
         PartialFailure: some calls were answered, and some were not.
     """
     shape = links.remove_shape(namespace, service, persist_seconds)
-    return _by_uid([Operation(shape, uid) for uid in distinct(uids, "uids", keys.check_uid)])
+    return _by_uid([Operation(shape, uid) for uid in distinct(uids, "uids", keys.checked_uid)])
 
 
 def remove_linked_pods_with_id(
@@ -209,13 +210,14 @@ def remove_linked_pods_with_id(
 def _checked(pods: Mapping[str, int], argument: str = "pods") -> Iterable[tuple[str, int]]:
     if not isinstance(pods, Mapping):
         raise InvalidArgument(f"{argument} must map uids to podIds, got {type(pods).__name__}", argument=argument)
-    for uid, pod in pods.items():
-        keys.check_uid(uid, argument)
-        try:
-            keys.check_pod_id(pod, argument)
-        except InvalidArgument as error:
-            raise InvalidArgument(f"{error}, of uid {uid!r}", argument=argument) from None
-    return pods.items()
+    return [(keys.checked_uid(uid, argument), _checked_pod(pod, uid, argument)) for uid, pod in pods.items()]
+
+
+def _checked_pod(pod: int, uid: str, argument: str) -> int:
+    try:
+        return keys.checked_pod_id(pod, argument)
+    except InvalidArgument as error:
+        raise InvalidArgument(f"{error}, of uid {uid!r}", argument=argument) from None
 
 
 def _by_uid(operations: Sequence[Operation[T]]) -> Bulk[dict[str, T]]:

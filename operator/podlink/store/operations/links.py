@@ -38,8 +38,8 @@ def set_linked_pod(
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_uid(uid)
-    keys.check_pod_id(pod_id)
+    uid = keys.checked_uid(uid)
+    pod_id = keys.checked_pod_id(pod_id)
     return Operation(set_shape(namespace, service, persist_seconds), uid, (pod_id,))
 
 
@@ -68,11 +68,11 @@ def try_set_linked_pod(
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_uid(uid)
-    keys.check_pod_id(pod_id)
+    uid = keys.checked_uid(uid)
+    pod_id = keys.checked_pod_id(pod_id)
     if expected is not None:
-        keys.check_pod_id(expected, "expected")
-    own = (pod_id, persist_seconds, "" if expected is None else expected)
+        expected = keys.checked_pod_id(expected, "expected")
+    own = (pod_id, keys.checked_persist(persist_seconds), "" if expected is None else expected)
     return Operation(try_set_shape(namespace, service, persist_seconds), uid, own)
 
 
@@ -97,8 +97,8 @@ def set_linked_pod_if_absent(
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_uid(uid)
-    keys.check_pod_id(pod_id)
+    uid = keys.checked_uid(uid)
+    pod_id = keys.checked_pod_id(pod_id)
     return Operation(set_if_absent_shape(namespace, service, persist_seconds), uid, (pod_id,))
 
 
@@ -123,7 +123,7 @@ def compute_linked_pod_if_absent(
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_uid(uid)
+    uid = keys.checked_uid(uid)
     return Operation(compute_shape(namespace, service, persist_seconds), uid)
 
 
@@ -136,7 +136,7 @@ def get_linked_pod(namespace: str, uid: str, service: str) -> Operation[int | No
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_uid(uid)
+    uid = keys.checked_uid(uid)
     return Operation(_get_shape(namespace, service), uid)
 
 
@@ -149,7 +149,7 @@ def get_linked_pod_if_persist(namespace: str, uid: str, service: str) -> Operati
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_uid(uid)
+    uid = keys.checked_uid(uid)
     return Operation(_get_if_persist_shape(namespace, service), uid)
 
 
@@ -169,7 +169,7 @@ def remove_linked_pod(namespace: str, uid: str, service: str, *, persist_seconds
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_uid(uid)
+    uid = keys.checked_uid(uid)
     return Operation(remove_shape(namespace, service, persist_seconds), uid)
 
 
@@ -191,8 +191,8 @@ def remove_linked_pod_with_id(
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_uid(uid)
-    keys.check_pod_id(pod_id)
+    uid = keys.checked_uid(uid)
+    pod_id = keys.checked_pod_id(pod_id)
     return Operation(remove_with_id_shape(namespace, service, persist_seconds), uid, (pod_id,))
 
 
@@ -205,7 +205,7 @@ def get_linked_services(namespace: str, uid: str) -> Operation[dict[str, int]]:
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_uid(uid)
+    uid = keys.checked_uid(uid)
     return Operation(_services_shape(namespace), uid)
 
 
@@ -218,7 +218,7 @@ def read_link(namespace: str, uid: str, service: str) -> Operation[tuple[int | N
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_uid(uid)
+    uid = keys.checked_uid(uid)
     return Operation(_read_shape(namespace, service), uid)
 
 
@@ -231,7 +231,7 @@ def link_ttl(namespace: str, uid: str, service: str) -> Operation[int | None]:
     Raises:
         InvalidArgument: an invalid argument.
     """
-    _check_link(namespace, uid, service)
+    namespace, uid, service = _checked_link(namespace, uid, service)
     return command(
         "link_ttl",
         "PTTL",
@@ -252,7 +252,7 @@ def listed_pod(namespace: str, uid: str, service: str) -> Operation[int | None]:
     Raises:
         InvalidArgument: an invalid argument.
     """
-    _check_link(namespace, uid, service)
+    namespace, uid, service = _checked_link(namespace, uid, service)
     return command(
         "listed_pod",
         "HGET",
@@ -268,7 +268,7 @@ def listed_pod(namespace: str, uid: str, service: str) -> Operation[int | None]:
 @remembered
 def set_shape(namespace: str, service: str, persist_seconds: int) -> Shape[int | None]:
     """Of `set_linked_pod`; each call adds the podId."""
-    keys.check_persist(persist_seconds)
+    persist_seconds = keys.checked_persist(persist_seconds)
     return _link_shape(
         "set_linked_pod",
         scripts.SET_LINK,
@@ -282,7 +282,7 @@ def set_shape(namespace: str, service: str, persist_seconds: int) -> Shape[int |
 @remembered
 def try_set_shape(namespace: str, service: str, persist_seconds: int) -> Shape[tuple[bool, int]]:
     """Of `try_set_linked_pod`; each call adds podId, persist and expected ("" for none)."""
-    keys.check_persist(persist_seconds)
+    persist_seconds = keys.checked_persist(persist_seconds)
     return _link_shape(
         "try_set_linked_pod",
         scripts.TRY_SET_LINK,
@@ -297,7 +297,7 @@ def try_set_shape(namespace: str, service: str, persist_seconds: int) -> Shape[t
 @remembered
 def set_if_absent_shape(namespace: str, service: str, persist_seconds: int) -> Shape[int]:
     """Of `set_linked_pod_if_absent`; each call adds the podId."""
-    keys.check_persist(persist_seconds)
+    persist_seconds = keys.checked_persist(persist_seconds)
     return _link_shape(
         "set_linked_pod_if_absent",
         scripts.SET_LINK_IF_ABSENT,
@@ -311,7 +311,7 @@ def set_if_absent_shape(namespace: str, service: str, persist_seconds: int) -> S
 @remembered
 def compute_shape(namespace: str, service: str, persist_seconds: int) -> Shape[int | None]:
     """Of `compute_linked_pod_if_absent`; a call adds nothing."""
-    keys.check_persist(persist_seconds)
+    persist_seconds = keys.checked_persist(persist_seconds)
     return _link_shape(
         "compute_linked_pod_if_absent",
         scripts.COMPUTE_LINK_IF_ABSENT,
@@ -327,7 +327,7 @@ def compute_shape(namespace: str, service: str, persist_seconds: int) -> Shape[i
 @remembered
 def remove_shape(namespace: str, service: str, persist_seconds: int) -> Shape[bool]:
     """Of `remove_linked_pod`; a call adds nothing."""
-    keys.check_release_persist(persist_seconds)
+    persist_seconds = keys.checked_release_persist(persist_seconds)
     return _link_shape(
         "remove_linked_pod",
         scripts.REMOVE_LINK,
@@ -341,7 +341,7 @@ def remove_shape(namespace: str, service: str, persist_seconds: int) -> Shape[bo
 @remembered
 def remove_with_id_shape(namespace: str, service: str, persist_seconds: int) -> Shape[bool]:
     """Of `remove_linked_pod_with_id`; each call adds the podId."""
-    keys.check_release_persist(persist_seconds)
+    persist_seconds = keys.checked_release_persist(persist_seconds)
     return _link_shape(
         "remove_linked_pod_with_id",
         scripts.REMOVE_LINK_WITH_ID,
@@ -354,8 +354,8 @@ def remove_with_id_shape(namespace: str, service: str, persist_seconds: int) -> 
 
 @remembered
 def _get_shape(namespace: str, service: str) -> Shape[int | None]:
-    keys.check_namespace(namespace)
-    keys.check_service(service)
+    namespace = keys.checked_namespace(namespace)
+    service = keys.checked_service(service)
     return Shape(
         "get_linked_pod",
         replies.optional_pod,
@@ -369,8 +369,8 @@ def _get_shape(namespace: str, service: str) -> Shape[int | None]:
 
 @remembered
 def _read_shape(namespace: str, service: str) -> Shape[tuple[int | None, int]]:
-    keys.check_namespace(namespace)
-    keys.check_service(service)
+    namespace = keys.checked_namespace(namespace)
+    service = keys.checked_service(service)
     return Shape(
         "get_linked_pod",
         _pod_and_ttl,
@@ -384,8 +384,8 @@ def _read_shape(namespace: str, service: str) -> Shape[tuple[int | None, int]]:
 
 @remembered
 def _get_if_persist_shape(namespace: str, service: str) -> Shape[int | None]:
-    keys.check_namespace(namespace)
-    keys.check_service(service)
+    namespace = keys.checked_namespace(namespace)
+    service = keys.checked_service(service)
     return Shape(
         "get_linked_pod_if_persist",
         replies.optional_pod,
@@ -399,7 +399,7 @@ def _get_if_persist_shape(namespace: str, service: str) -> Shape[int | None]:
 
 @remembered
 def _services_shape(namespace: str) -> Shape[dict[str, int]]:
-    keys.check_namespace(namespace)
+    namespace = keys.checked_namespace(namespace)
     return Shape(
         "get_linked_services",
         replies.pods_by_service,
@@ -424,8 +424,8 @@ def _link_shape(
     weight: int | None = None,
 ) -> Shape[T]:
     """Without `after`, the last argument is persist; without `weight`, it follows from that."""
-    keys.check_namespace(namespace)
-    keys.check_service(service)
+    namespace = keys.checked_namespace(namespace)
+    service = keys.checked_service(service)
     return Shape(
         name,
         parse,
@@ -441,10 +441,8 @@ def _link_shape(
     )
 
 
-def _check_link(namespace: str, uid: str, service: str) -> None:
-    keys.check_namespace(namespace)
-    keys.check_uid(uid)
-    keys.check_service(service)
+def _checked_link(namespace: str, uid: str, service: str) -> tuple[str, str, str]:
+    return keys.checked_namespace(namespace), keys.checked_uid(uid), keys.checked_service(service)
 
 
 def _ttl(reply: Any) -> int | None:

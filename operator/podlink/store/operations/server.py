@@ -21,7 +21,7 @@ def get_marker(name: str) -> Operation[str | None]:
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_service(name, "name")
+    name = keys.checked_service(name, "name")
     return command("get_marker", "GET", replies.optional_text, keys=(keys.marker_key(name),))
 
 
@@ -31,8 +31,8 @@ def set_marker(name: str, value: str) -> Operation[None]:
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_service(name, "name")
-    keys.check_text(value, "value")
+    name = keys.checked_service(name, "name")
+    value = keys.checked_text(value, "value")
     return command("set_marker", "SET", replies.nothing, keys=(keys.marker_key(name),), args=(value,))
 
 

@@ -46,8 +46,8 @@ def set_service_state(
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_pod_id(pod_id)
-    keys.check_text(state, "state")
+    pod_id = keys.checked_pod_id(pod_id)
+    state = keys.checked_text(state, "state")
     own = (pod_id, state, keys.checked_version(version))
     return Operation(_set_state_shape(namespace, service), own=own)
 
@@ -95,7 +95,7 @@ def set_workload_state(
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_text(state, "state")
+    state = keys.checked_text(state, "state")
     return Operation(_set_workload_shape(namespace, service), own=("", state, keys.checked_version(version)))
 
 
@@ -108,8 +108,8 @@ def get_workload_state(namespace: str, service: str) -> Operation[str | None]:
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_namespace(namespace)
-    keys.check_service(service)
+    namespace = keys.checked_namespace(namespace)
+    service = keys.checked_service(service)
     return command(
         "get_workload_state",
         "GET",
@@ -129,8 +129,8 @@ def get_workload_states(namespace: str, services: Iterable[str]) -> Operation[di
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_namespace(namespace)
-    names = distinct(services, "services", keys.check_service)
+    namespace = keys.checked_namespace(namespace)
+    names = distinct(services, "services", keys.checked_service)
 
     def parse(reply: Any) -> dict[str, str]:
         return {name: replies.text(state) for name, state in zip(names, reply, strict=True) if state is not None}
@@ -153,8 +153,8 @@ def get_state_versions(namespace: str, service: str) -> Operation[dict[int, str]
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_namespace(namespace)
-    keys.check_service(service)
+    namespace = keys.checked_namespace(namespace)
+    service = keys.checked_service(service)
     return command(
         "get_state_versions",
         "HGETALL",
@@ -174,8 +174,8 @@ def get_workload_version(namespace: str, service: str) -> Operation[str | None]:
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_namespace(namespace)
-    keys.check_service(service)
+    namespace = keys.checked_namespace(namespace)
+    service = keys.checked_service(service)
     return command(
         "get_workload_version",
         "GET",
@@ -209,7 +209,7 @@ def release_service_pod(namespace: str, service: str, pod_id: int) -> Operation[
     Raises:
         InvalidArgument: an invalid argument.
     """
-    keys.check_pod_id(pod_id)
+    pod_id = keys.checked_pod_id(pod_id)
     return Operation(_release_shape(namespace, service), own=(pod_id,))
 
 
@@ -237,7 +237,7 @@ def book_load(
     return Operation(_book_shape(namespace, service), own=(given, link, int(temporary), taken, ends))
 
 
-def distinct(values: Iterable[str], argument: str, check: Callable[[str, str], None]) -> tuple[str, ...]:
+def distinct(values: Iterable[str], argument: str, checked: Callable[[str, str], str]) -> tuple[str, ...]:
     """Check a list of names; each of them once, in order.
 
     Raises:
@@ -246,16 +246,13 @@ def distinct(values: Iterable[str], argument: str, check: Callable[[str, str], N
     # A str is an iterable of str as well, and asking for its letters one by one is never what was meant.
     if isinstance(values, str) or not isinstance(values, Iterable):
         raise InvalidArgument(f"{argument} must be a list of str, got {type(values).__name__}", argument=argument)
-    names = tuple(values)
-    for name in names:
-        check(name, argument)
-    return tuple(dict.fromkeys(names))
+    return tuple(dict.fromkeys(checked(name, argument) for name in values))
 
 
 @remembered
 def _set_state_shape(namespace: str, service: str) -> Shape[bool]:
-    keys.check_namespace(namespace)
-    keys.check_service(service)
+    namespace = keys.checked_namespace(namespace)
+    service = keys.checked_service(service)
     return Shape(
         "set_service_state",
         replies.flag,
@@ -268,8 +265,8 @@ def _set_state_shape(namespace: str, service: str) -> Shape[bool]:
 
 @remembered
 def _set_workload_shape(namespace: str, service: str) -> Shape[bool]:
-    keys.check_namespace(namespace)
-    keys.check_service(service)
+    namespace = keys.checked_namespace(namespace)
+    service = keys.checked_service(service)
     return Shape(
         "set_workload_state",
         replies.flag,
@@ -282,8 +279,8 @@ def _set_workload_shape(namespace: str, service: str) -> Shape[bool]:
 
 @remembered
 def _get_state_shape(namespace: str, service: str) -> Shape[dict[int, str]]:
-    keys.check_namespace(namespace)
-    keys.check_service(service)
+    namespace = keys.checked_namespace(namespace)
+    service = keys.checked_service(service)
     return Shape(
         "get_service_state",
         replies.texts_by_pod,
@@ -315,8 +312,8 @@ def _book_shape(namespace: str, service: str) -> Shape[None]:
 
 
 def _service_shape(name: str, script: Script, parse: Callable[[Any], T], namespace: str, service: str) -> Shape[T]:
-    keys.check_namespace(namespace)
-    keys.check_service(service)
+    namespace = keys.checked_namespace(namespace)
+    service = keys.checked_service(service)
     return Shape(
         name,
         parse,
