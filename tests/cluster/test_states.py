@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster.harness import Kube, Wire, bare_pod, later
+from cluster.harness import Kube, Wire, bare_pod, later, stateful_set
 from cluster.operators import Operator, running_operator
 from sandbox.processes import eventually, until
 from sandbox.redis_servers import RedisServer
@@ -272,8 +272,8 @@ def test_of_two_stateful_sets_with_the_same_ids_the_older_keeps_the_service(
 
     eventually(lambda: kube.events("green", "StatefulSet").count(("Warning", "ServiceOverlap")), 1)
     assert kube.note("green", "ServiceOverlap", "StatefulSet") == (
-        "StatefulSet blue is older and has ids 0 to 1 of service color, which overlap 0 to 2 of this one; nothing is "
-        "written for it. Give one of them another podlink.io/service label, serviceName or ordinals.start"
+        "StatefulSet blue is older and has ids 0 to 1 of service color, which overlap 0 to 2 of this one. PodLink "
+        "writes nothing for this one. Give one of them another podlink.io/service label, serviceName or ordinals.start"
     )
     eventually(lambda: operator.metric("podlink_overlapping_workloads"), 1)
     # Its pods are known, as a pod of another service that was made after them shows, and are in no one's way.
@@ -336,3 +336,23 @@ def test_a_redis_that_keeps_nothing_on_disk_is_a_warning_and_no_failure(operator
     assert operator.readyz() == (200, "ok\n")
     assert operator.warnings() == [told]
     assert [entry["level"] for entry in operator.log() if entry["message"] == told] == ["warning"]
+
+
+def test_pods_keep_their_service_without_their_stateful_set(kube: Kube, wire: Wire) -> None:
+    """`kubectl delete statefulset --cascade=orphan`, and apply again: the way to change what is immutable."""
+    kube.stateful_set("arcade", 2, service_name="")
+    kube.link("p1", service="arcade", podId=1, onPodLoss="Release")
+    eventually(lambda: kube.report("p1"), ("Linked", "Linked", 1))
+
+    kube.delete("statefulsets", "arcade", propagation="Orphan")
+    until(lambda: not kube.get("pods", "arcade-1")["metadata"].get("ownerReferences"), 60, "arcade-1 to be an orphan")
+    kube.patch("pods", "arcade-1", {"metadata": {"labels": DRAINING}})
+    eventually(lambda: wire.states("arcade"), {"0": "Ready", "1": "Draining"})
+    assert kube.report("p1") == ("Linked", "Linked", 1)
+
+    kube.create("statefulsets", stateful_set("arcade", 2, service_name=""))
+    until(lambda: kube.get("pods", "arcade-1")["metadata"].get("ownerReferences"), 60, "arcade-1 to be adopted")
+    kube.patch("pods", "arcade-1", {"metadata": {"labels": {"podlink.io/draining": None}}})
+    eventually(lambda: wire.states("arcade"), {"0": "Ready", "1": "Ready"})
+    assert kube.report("p1") == ("Linked", "Linked", 1)
+    assert wire.link("p1", service="arcade") == ("1", "1")

@@ -14,6 +14,7 @@ from podlink.domain.workloads import MAX_POD_ID, UnidentifiedPodError, read_pod,
 from unit.builders import make_workload
 
 OWNER = {"controller": True, "kind": "StatefulSet", "name": "web", "uid": "web-uid"}
+REPLICA_SET = {"controller": True, "kind": "ReplicaSet", "name": "web-7d9f8b6c5d", "uid": "x"}
 
 
 def pod(name: str = "web-2", *, subdomain: str | None = None, owner: Any = OWNER) -> dict[str, Any]:
@@ -25,7 +26,12 @@ def pod(name: str = "web-2", *, subdomain: str | None = None, owner: Any = OWNER
 
 
 def labelled(body: dict[str, Any], **labels: str) -> dict[str, Any]:
-    names = {"service": "podlink.io/service", "pod_id": "podlink.io/pod-id", "index": "apps.kubernetes.io/pod-index"}
+    names = {
+        "service": "podlink.io/service",
+        "pod_id": "podlink.io/pod-id",
+        "index": "apps.kubernetes.io/pod-index",
+        "pod_name": "statefulset.kubernetes.io/pod-name",
+    }
     body["metadata"]["labels"] = {names[name]: value for name, value in labels.items()}
     return body
 
@@ -48,6 +54,8 @@ def test_everything_that_is_read_of_a_pod() -> None:
         pytest.param(pod(subdomain=""), "web", id="an empty subdomain says nothing"),
         pytest.param(pod(subdomain="lobby", owner=None), "lobby", id="a bare pod's subdomain"),
         pytest.param(labelled(pod(owner=None), service="chat"), "chat", id="a bare pod's label"),
+        pytest.param(labelled(pod(owner=None), pod_name="web-2", index="2"), "web", id="its former StatefulSet"),
+        pytest.param(labelled(pod("a-1-2", owner=None), pod_name="a-1-2"), "a-1", id="a former one with a number"),
     ],
 )
 def test_service_of_a_pod(body: dict[str, Any], service: str) -> None:
@@ -60,7 +68,7 @@ def test_service_of_a_pod(body: dict[str, Any], service: str) -> None:
     "owner",
     [
         None,
-        {"controller": True, "kind": "ReplicaSet", "name": "web-5d4f", "uid": "x"},
+        REPLICA_SET,
         {"controller": False, "kind": "StatefulSet", "name": "web", "uid": "x"},
         {"kind": "StatefulSet", "name": "web", "uid": "x"},
     ],
@@ -105,7 +113,6 @@ def test_pod_that_says_next_to_nothing(metadata: dict[str, Any], spec: dict[str,
         pytest.param(pod("web-2"), 2, id="the number that ends its name"),
         pytest.param(pod("web-0"), 0, id="0 is an id"),
         pytest.param(pod("web-1-12"), 12, id="the last of several numbers"),
-        pytest.param(pod("web12"), 12, id="a number without a dash"),
         pytest.param(pod("web-007"), 7, id="leading zeros"),
         pytest.param(labelled(pod("web"), index="0"), 0, id="an index for a name without a number"),
         pytest.param(labelled(pod("web"), pod_id=str(MAX_POD_ID)), MAX_POD_ID, id="the largest id"),
@@ -130,6 +137,9 @@ def test_pod_id(body: dict[str, Any], pod_id: int) -> None:
         (labelled(pod(), pod_id=str(MAX_POD_ID + 1)), "label podlink.io/pod-id='2147483648'"),
         (labelled(pod(), index="x"), "label apps.kubernetes.io/pod-index='x'"),
         (pod("web-a"), "its name gives no pod id"),
+        (pod("web12"), "its name gives no pod id"),
+        (pod("web-7d9f8b6c5d-x2k47", subdomain="web", owner=REPLICA_SET), "its name gives no pod id"),
+        (pod("web-7d9f8b6c5d-24747", subdomain="web", owner=REPLICA_SET), "its name gives no pod id"),
         (pod("web-2147483648"), "its name gives no pod id"),
         (pod("web-" + "9" * 200), "its name gives no pod id"),
     ],
@@ -144,11 +154,11 @@ def test_pod_without_an_id_says_which_label_helps(body: dict[str, Any], text: st
 
 
 @given(
-    prefix=st.from_regex(r"[a-z]([-a-z0-9]{0,20}[a-z-])?", fullmatch=True),
+    prefix=st.from_regex(r"[a-z]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True),
     pod_id=st.integers(0, MAX_POD_ID),
 )
 def test_every_ordinal_is_read_back_from_the_name(prefix: str, pod_id: int) -> None:
-    found = read_pod(pod(f"{prefix}{pod_id}"))
+    found = read_pod(pod(f"{prefix}-{pod_id}"))
     assert found is not None
     assert found.pod_id == pod_id
 
@@ -159,7 +169,7 @@ def test_every_name_gives_an_id_or_an_error(name: str) -> None:
         found = read_pod(pod(name))
     except UnidentifiedPodError:
         digits = name[len(name.rstrip("0123456789")) :]
-        assert not digits or int(digits) > MAX_POD_ID
+        assert not digits or not name.removesuffix(digits).endswith("-") or int(digits) > MAX_POD_ID
     else:
         assert found is not None
         assert name.endswith(str(found.pod_id))

@@ -17,11 +17,17 @@ from podlink.domain.states import PodState, WorkloadState, pod_state
 SERVICE_LABEL = "podlink.io/service"
 POD_ID_LABEL = "podlink.io/pod-id"
 POD_INDEX_LABEL = "apps.kubernetes.io/pod-index"
+POD_NAME_LABEL = "statefulset.kubernetes.io/pod-name"
 
 MAX_POD_ID = 2**31 - 1
 """Kubernetes ordinals are int32."""
 
-_ENDING_NUMBER = re.compile(r"([0-9]+)\Z")
+_ORDINAL = re.compile(r"(.+)-([0-9]+)\Z")
+"""A name that a StatefulSet gives to its pods: its own name, and the ordinal."""
+
+_RANDOM_NAMES = frozenset({"ReplicaSet", "ReplicationController", "DaemonSet", "Job"})
+"""Kinds whose pods have a random suffix in their names, which may happen to be a number."""
+
 _DIGITS = re.compile(r"[0-9]+\Z")
 
 
@@ -74,10 +80,14 @@ def read_pod(pod: Mapping[str, Any]) -> Pod | None:
         InvalidArgument: the service's name cannot be part of a key.
     """
     metadata = pod["metadata"]
-    owner = _owning_stateful_set(metadata)
+    controller = _controller(metadata)
+    owner = controller if controller.get("kind") == "StatefulSet" else {}
     labels = metadata.get("labels") or {}
     service = (
-        labels.get(SERVICE_LABEL) or (pod.get("spec") or {}).get("subdomain") or (owner.get("name") if owner else None)
+        labels.get(SERVICE_LABEL)
+        or (pod.get("spec") or {}).get("subdomain")
+        or owner.get("name")
+        or _former_stateful_set(metadata["name"], labels)
     )
     if not service:
         return None
@@ -87,29 +97,36 @@ def read_pod(pod: Mapping[str, Any]) -> Pod | None:
         name=metadata["name"],
         uid=metadata["uid"],
         service=service,
-        pod_id=_pod_id(metadata["name"], labels),
+        pod_id=_pod_id(metadata["name"], labels, random_name=controller.get("kind") in _RANDOM_NAMES),
         state=pod_state(pod),
         version=int(metadata["resourceVersion"]),
-        owner=owner.get("uid") if owner else None,
+        owner=owner.get("uid"),
     )
 
 
-def _owning_stateful_set(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
-    for reference in metadata.get("ownerReferences") or ():
-        if reference.get("controller") and reference.get("kind") == "StatefulSet":
-            owner: Mapping[str, Any] = reference
-            return owner
-    return None
+def _controller(metadata: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the owner reference to the controller of an object. Empty if there is none."""
+    references: Iterable[Mapping[str, Any]] = metadata.get("ownerReferences") or ()
+    return next((reference for reference in references if reference.get("controller")), {})
 
 
-def _pod_id(name: str, labels: Mapping[str, str]) -> int:
+def _former_stateful_set(name: str, labels: Mapping[str, str]) -> str | None:
+    """Return the name of the StatefulSet that created a pod, also when it was deleted and the pod was not.
+
+    `kubectl delete statefulset --cascade=orphan` removes the owner reference and leaves the labels.
+    """
+    made_by_one = labels.get(POD_NAME_LABEL) == name and _ORDINAL.match(name)
+    return made_by_one[1] if made_by_one else None
+
+
+def _pod_id(name: str, labels: Mapping[str, str], *, random_name: bool) -> int:
     for label in (POD_ID_LABEL, POD_INDEX_LABEL):
         if label in labels:
             text, source = labels[label], f"label {label}={labels[label]!r}"
             break
     else:
-        ending = _ENDING_NUMBER.search(name)
-        text, source = (ending[1] if ending else ""), "its name"
+        ordinal = None if random_name else _ORDINAL.match(name)
+        text, source = (ordinal[2] if ordinal else ""), "its name"
     if not _DIGITS.match(text) or int(text) > MAX_POD_ID:
         raise UnidentifiedPodError(
             f"{source} gives no pod id; set label {POD_ID_LABEL} to an integer from 0 to {MAX_POD_ID}"
