@@ -14,6 +14,7 @@ from podlink.domain.errors import (
     PodLinkError,
     RedisUnavailable,
     ScriptError,
+    WrongEventLoop,
 )
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ __all__ = [
     "ScriptError",
     "Service",
     "StatefulExecutor",
+    "WrongEventLoop",
     "__version__",
 ]
 

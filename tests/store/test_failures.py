@@ -15,7 +15,7 @@ import redis.asyncio
 from redis.credentials import CredentialProvider
 from redis.exceptions import AuthenticationError, BusyLoadingError, RedisError
 
-from podlink import InvalidArgument, RedisUnavailable, ScriptError, StatefulExecutor, sync
+from podlink import InvalidArgument, RedisUnavailable, ScriptError, StatefulExecutor, WrongEventLoop, sync
 from podlink.store import operations
 from podlink.store.aio.queue import MAX_IN_FLIGHT
 from podlink.store.batching.exchange import exchange
@@ -39,7 +39,7 @@ from store.harness import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
 PASSWORD = "correct-horse"
 WRONG = "battery-staple"
@@ -536,3 +536,37 @@ def server_has_free(executor: sync.StatefulExecutor) -> bool:
     server = executor._server
     assert server is not None
     return server._free._value > 0
+
+
+ANY_CALL: list[Callable[[StatefulExecutor], Awaitable[Any]]] = [
+    lambda executor: executor.set_linked_pod(NS, UID, SVC, 1),
+    lambda executor: executor.get_linked_pod(NS, UID, SVC),
+    lambda executor: executor.set_linked_pods(NS, {UID: 1}, SVC),
+    lambda executor: executor.run_many([operations.get_linked_pod(NS, UID, SVC)]),
+    lambda executor: executor.nodes(),
+    lambda executor: executor.aclose(),
+]
+
+
+@pytest.mark.only_on("valkey", "cluster", reason="what the executor is bound to does not depend on the login")
+@pytest.mark.parametrize("cache", [False, True], ids=["", "cached"])
+def test_a_second_event_loop_is_refused_by_name(server: Topology, raw: redis.Redis, cache: bool) -> None:
+    executor = StatefulExecutor.from_url(server.url, cache=cache)
+
+    async def call(make: Callable[[StatefulExecutor], Awaitable[Any]]) -> Any:
+        return await make(executor)
+
+    with asyncio.Runner() as first:
+        assert first.run(call(ANY_CALL[0])) is None
+        for make in ANY_CALL:
+            # In the same thread, and in another one while the first loop could run.
+            for run in (asyncio.run, lambda coroutine: in_a_thread(lambda: asyncio.run(coroutine))):
+                with pytest.raises(WrongEventLoop, match="belongs to another event loop"):
+                    run(call(make))
+        assert first.run(call(ANY_CALL[1])) == 1, "it goes on in its own"
+        first.run(call(ANY_CALL[-1]))
+
+
+def in_a_thread(run: Callable[[], Any]) -> Any:
+    with ThreadPoolExecutor(1) as threads:
+        return threads.submit(run).result()

@@ -71,6 +71,7 @@ def test_what_the_package_exports() -> None:
         "ScriptError",
         "Service",
         "StatefulExecutor",
+        "WrongEventLoop",
         "__version__",
     }
     assert all(issubclass(error, podlink.PodLinkError) for error in (podlink.InvalidArgument, podlink.RedisUnavailable))

@@ -25,6 +25,10 @@ class InvalidArgument(PodLinkError, ValueError):  # noqa: N818 - named for what 
         self.argument = argument
 
 
+class WrongEventLoop(PodLinkError, RuntimeError):  # noqa: N818 - named for what it tells the caller
+    """An asyncio executor was used from another event loop than the one of its first call. Nothing was sent."""
+
+
 class RedisUnavailable(PodLinkError):  # noqa: N818 - named for what it tells the caller
     """Redis cannot be reached, did not answer in time, or cannot serve now (loading, read-only, out of memory).
 

@@ -6,6 +6,7 @@ send, for two reasons. First, they send a call again after the connection broke,
 time. Here, a lost connection is reported. Second, a call through them costs several times as much.
 """
 
+import asyncio
 import functools
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -16,7 +17,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from podlink.domain.errors import InvalidArgument, PodLinkError
+from podlink.domain.errors import InvalidArgument, PodLinkError, WrongEventLoop
 from podlink.store import operations, options
 from podlink.store.aio.cache import LinkCache
 from podlink.store.aio.cluster import ClusterServers
@@ -65,6 +66,7 @@ class StatefulExecutor:
     Every method raises `InvalidArgument` before any I/O, `RedisUnavailable` (its `maybe_applied` says whether the call
     may have been applied) and `ScriptError` (it names the script); bulk methods also raise `PartialFailure`. Nothing is
     retried, except a script the server did not know, and what a cluster's server sent elsewhere; neither has run.
+    A call from another event loop than that of the first call raises `WrongEventLoop`.
 
     On Redis Cluster a link and the load that it puts on its pod live on two servers, so that a call takes two round
     trips, and one that picks a pod three; see docs/limitations.md.
@@ -106,6 +108,7 @@ class StatefulExecutor:
                 argument="client",
             )
         options.check_timeout(timeout_seconds)
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._client = client
         self._owns_client = False
         self._timeout_seconds = timeout_seconds
@@ -170,6 +173,7 @@ class StatefulExecutor:
         return executor
 
     async def __aenter__(self) -> Self:
+        self._check_loop()
         return self
 
     async def __aexit__(self, *_exc_info: object) -> None:
@@ -177,6 +181,7 @@ class StatefulExecutor:
 
     async def aclose(self) -> None:
         """Wait for the calls under way, and close the connections."""
+        self._check_loop()
         if self._cluster is not None:
             await self._cluster.aclose()
         if self._queues is not None:
@@ -205,6 +210,7 @@ class StatefulExecutor:
         Returns:
             For each operation, in its place, its own result or its own error.
         """
+        self._check_loop()
         if not any(operation.shape.target for operation in many):
             return [outcome(operation, ()) for operation in many]
         if self._queues is not None:
@@ -220,6 +226,7 @@ class StatefulExecutor:
         Raises:
             RedisUnavailable: no server of the cluster could be asked.
         """
+        self._check_loop()
         if self._cluster is None:
             return [None]
         return [*await self._cluster.nodes(anew=anew)]
@@ -231,6 +238,7 @@ class StatefulExecutor:
 
     async def _run_all(self, many: Sequence[Operation[Any]]) -> list[Any]:
         """Run operations that have no order among them."""
+        self._check_loop()
         if self._queues is None:
             return await self._servers.run(many)
         # What waits for replicas waits once.
@@ -243,7 +251,19 @@ class StatefulExecutor:
             for future in futures:
                 future.cancel()  # of what was not sent yet, if this call is cancelled
 
+    def _check_loop(self) -> None:
+        """Bind the executor to the event loop of its first call. Refuse every other one."""
+        loop = asyncio.get_running_loop()
+        if self._loop is not loop:
+            if self._loop is not None:
+                raise WrongEventLoop(
+                    "this executor belongs to another event loop, that of its first call: make an executor for each"
+                    " event loop (each asyncio.run has its own), or use podlink.sync.StatefulExecutor from threads"
+                )
+            self._loop = loop
+
     def _start(self, operation: Operation[T]) -> Awaitable[T]:
+        self._check_loop()
         if not operation.shape.target:
             return _nothing_to_ask(operation)
         if self._queues is None:
