@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import multiprocessing
 import re
 import time
@@ -570,3 +571,22 @@ def test_a_second_event_loop_is_refused_by_name(server: Topology, raw: redis.Red
 def in_a_thread(run: Callable[[], Any]) -> Any:
     with ThreadPoolExecutor(1) as threads:
         return threads.submit(run).result()
+
+
+async def test_a_server_with_too_many_clients_says_so(
+    own_server: Callable[..., RedisServer], connect: Callable[..., Awaited]
+) -> None:
+    server, unhandled = own_server(), list[Any]()
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: unhandled.append(context))
+    with server.client() as only_client:
+        only_client.config_set("maxclients", 1)
+        # Whether the write of the login fails before the refusal is read differs from time to time.
+        for _ in range(20):
+            with pytest.raises(RedisUnavailable, match=r"Redis cannot serve now: .*max number of clients") as error:
+                await connect(server.url).get_linked_pod(NS, UID, SVC)
+            assert not error.value.maybe_applied
+        only_client.config_set("maxclients", 100)
+        assert await connect(server.url).get_linked_pod(NS, UID, SVC) is None
+    del error
+    gc.collect()
+    assert unhandled == []

@@ -13,6 +13,7 @@ from typing import Any, Final, cast
 
 import hiredis
 from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from podlink.store.batching.exchange import Request, pack
 from podlink.store.batching.outcomes import Lost, Reply, server_error
@@ -115,6 +116,16 @@ def _take_streams(connection: AbstractConnection) -> asyncio.StreamWriter:
     return writer
 
 
+def _last_words(reader: asyncio.StreamReader | None) -> Exception | None:
+    """Return the error that a server sent before it closed a connection that it had not let in.
+
+    A server with too many clients, or in protected mode, answers before it reads. The write that fails afterwards hides
+    this.
+    """
+    line, end, _ = bytes(reader._buffer if reader else b"").partition(b"\r\n")  # type: ignore[attr-defined] # noqa: SLF001
+    return server_error(line[1:].decode(errors="replace")) if end and line.startswith(b"-") else None
+
+
 async def open_connection(
     connection: AbstractConnection, on_lost: Callable[[Connection], None], on_push: Callable[[Any], None]
 ) -> Connection:
@@ -126,8 +137,18 @@ async def open_connection(
         on_push: called with each push message of the server.
 
     Raises:
-        RedisError, OSError: as redis-py raises them.
+        RedisError, OSError: as redis-py raises them, or what the server said before it closed the connection.
     """
+    log_in = connection.redis_connect_func or AbstractConnection.on_connect
+
+    async def log_in_and_listen(connecting: AbstractConnection) -> None:
+        reader = connecting._reader  # noqa: SLF001 - redis-py forgets it when a write fails
+        try:
+            await log_in(connecting)
+        except (RedisConnectionError, OSError) as error:
+            raise _last_words(reader) or error from None
+
+    connection.redis_connect_func = log_in_and_listen  # type: ignore[assignment] # its type wants a keyword argument
     try:
         await connection.connect()
         return Connection(connection, on_lost, on_push)

@@ -66,6 +66,7 @@ _ERRORS: Final[dict[str, Callable[[str], Exception]]] = {
 }
 
 
+_TOO_MANY_CLIENTS: Final = "max number of clients reached"
 _WRONG_SERVER: Final = {
     "unknown command 'SENTINEL'": "this is no Sentinel; of a plain server, the URL begins with redis://",
     "unknown command 'GET'": "this is a Sentinel, whose URL begins with redis+sentinel:// and ends with /service",
@@ -221,6 +222,8 @@ def _reason(cause: BaseException) -> str:
     hint = _hint(cause, text)
     if wrong := _wrong_server(text):
         return f"{text}: {wrong}."
+    if _TOO_MANY_CLIENTS in text:
+        return f"Redis cannot serve now: {text}. Raise maxclients in its configuration, or use fewer connections."
     match cause:
         case AuthenticationError() | AuthorizationError():
             return f"Redis refused the user name or the password: {text}.{hint}"
