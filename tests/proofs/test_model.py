@@ -41,7 +41,7 @@ def test_every_history_is_as_the_contract_says(subject: Subject, server: Topolog
         subject,
         raw,
         examples=EXAMPLES["cluster" if clustered else server.kind] * times,
-        expires_fields=server.kind == "valkey",
+        expires_fields=server.expires_fields,
         clustered=clustered,
     )
 

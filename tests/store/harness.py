@@ -14,9 +14,10 @@ from podlink import RedisUnavailable
 from podlink.domain import keys
 from podlink.store.operations import scripts
 from sandbox.processes import until_async
+from sandbox.redis_binaries import Kind, binary
 from sandbox.redis_cluster import ClusterSet
 from sandbox.redis_sentinel import SentinelSet
-from sandbox.redis_servers import Kind, RedisServer, binary
+from sandbox.redis_servers import RedisServer
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping

@@ -37,7 +37,7 @@ pytestmark = pytest.mark.usefixtures("leaves_orphans")
 
 def admit(server: RedisServer, *rights: str) -> str:
     """Let the user in with these rights and no others, and return the URL to come in by."""
-    words = " ".join(rights).split() + (FIELD_EXPIRY.split() if server.kind == "valkey" else [])
+    words = " ".join(rights).split() + (FIELD_EXPIRY.split() if server.expires_fields else [])
     server.ask("ACL", "SETUSER", USER, "reset", "on", f">{PASSWORD}", *words)
     server.ask("ACL", "LOG", "RESET")
     return server.url_as(USER, PASSWORD)

@@ -152,7 +152,7 @@ async def test_a_server_that_is_gone_is_not_mistaken_for_another(
 
 
 async def test_field_expiry_is_asked_of_the_server(aexecutor: StatefulExecutor, server: Topology) -> None:
-    assert await supports_field_expiry(aexecutor) is (server.kind == "valkey")
+    assert await supports_field_expiry(aexecutor) is server.expires_fields
 
 
 async def test_invalid_namespace(aexecutor: StatefulExecutor) -> None:

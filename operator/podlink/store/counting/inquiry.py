@@ -57,14 +57,19 @@ class Inquiry:
         self.left_out = 0
         self.reason: PodLinkError | None = None
 
-    async def ask(self, operations: Sequence[Operation[T]]) -> list[T | None]:
+    async def ask(self, operations: Sequence[Operation[T]], *, only: str = "") -> list[T | None]:
         """Run operations, in order.
+
+        Args:
+            operations: what to run.
+            only: leave out only operations whose error contains this. Other errors are raised.
 
         Returns:
             The result of each, None in place of one that was left out.
 
         Raises:
             RedisUnavailable: no answer to at least one.
+            PodLinkError: an error that does not contain `only`.
         """
         answers: list[T | None] = []
         for start in range(0, len(operations), BATCH):
@@ -72,6 +77,8 @@ class Inquiry:
                 if isinstance(result, RedisUnavailable):
                     raise result
                 if isinstance(result, PodLinkError):
+                    if only not in str(result):
+                        raise result
                     self.left_out += 1
                     self.reason = self.reason or result
                     answers.append(None)

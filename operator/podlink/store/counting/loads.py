@@ -93,7 +93,7 @@ async def recount(
     Raises:
         InvalidArgument: an invalid namespace.
         RedisUnavailable: no answer; what was repaired until then is right.
-        ScriptError: the server does not let us walk over its keys.
+        ScriptError: the server does not let us walk over its keys, or read the links in them.
     """
     plain = [keys.checked_namespace(namespace) for namespace in namespaces]
     return await _Recounting(Inquiry(executor, spend or Pace().spend), plain, pause_seconds).run()
@@ -152,7 +152,8 @@ class _Recounting:
         return not self._namespaces or namespace in self._namespaces
 
     async def _read_links(self, uids: Iterable[Uid]) -> list[Link]:
-        answers = await self._inquiry.ask([operations.read_links(uid) for uid in uids])
+        # A key of another type holds no links. After any other error nobody knows how many there are: that is not 0.
+        answers = await self._inquiry.ask([operations.read_links(uid) for uid in uids], only="WRONGTYPE")
         return [link for links in answers for link in links or ()]
 
     def _discover(self, found: Iterable[str], links: Iterable[Link]) -> None:
