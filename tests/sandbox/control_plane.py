@@ -24,6 +24,7 @@ from sandbox import binaries
 from sandbox.certificates import write_certificates
 from sandbox.cluster import Cluster
 from sandbox.processes import ended_by_signal, free_port, spawn, until
+from sandbox.progress import console
 
 if TYPE_CHECKING:
     from sandbox.processes import Process
@@ -308,7 +309,7 @@ def main() -> None:
         ControlPlane(Path(sys.argv[1] if len(sys.argv) > 1 else temporary).absolute()) as control_plane,
     ):
         took = time.monotonic() - started
-        binaries.console.print(f"ready after {took:.1f} s, logs in {control_plane.directory}; Ctrl-C ends it")
+        console.print(f"ready after {took:.1f} s, logs in {control_plane.directory}; Ctrl-C ends it")
         print(f"export KUBECONFIG={control_plane.kubeconfig}", flush=True)  # noqa: T201 - to paste
         threading.Event().wait()
 

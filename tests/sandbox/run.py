@@ -25,6 +25,7 @@ from rich.live import Live
 from podlink import PodLinkError, StatefulExecutor, status
 from podlink.cluster.access import load_access
 from podlink.cluster.client import Cluster as Reader
+from sandbox import binaries
 from sandbox.binaries import BinariesError
 from sandbox.cluster import KUBECTL, REPOSITORY, Cluster, KubectlError
 from sandbox.control_plane import ControlPlane, ControlPlaneError
@@ -109,6 +110,28 @@ def scratch(directory: Path) -> Iterator[None]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
+WAITING = """\
+Valkey runs. The control plane is compiled from its Go modules: once, in some minutes. What needs no cluster works now,
+in a second terminal:
+  cd {repository}
+  export PATH={programs}:$PATH
+  export PODLINK_REDIS_URL={url}
+  python - <<'EOF'
+import os
+from podlink.sync import StatefulExecutor
+
+with StatefulExecutor.from_url(os.environ["PODLINK_REDIS_URL"]) as executor:
+    for pod in (0, 1, 2):
+        executor.set_service_state("trial", "lobby", pod, "Ready")
+    for uid in ("player-1", "player-2", "player-3"):
+        print(uid, "is linked to pod", executor.compute_linked_pod_if_absent("trial", uid, "lobby"))
+EOF
+  KUBECONFIG=/dev/null podlink status
+{look}
+When the control plane is there, this goes on by itself.
+"""
+
+
 @contextlib.contextmanager
 def sandbox(directory: Path) -> Iterator[Sandbox]:
     """Start everything, with nothing in it; the files for the user's second terminal are there as long as it runs."""
@@ -118,16 +141,31 @@ def sandbox(directory: Path) -> Iterator[Sandbox]:
     redis_data.mkdir()
     kubeconfig, redis_url = directory / "kubeconfig", directory / "redis-url"
     with contextlib.ExitStack() as stack:
+        say("starting Valkey")
+        redis = stack.enter_context(RedisServer("valkey", data_dir=redis_data, log_path=directory / "valkey.log"))
+        if binaries.found() is None:
+            say(f"\n{meanwhile(redis)}")
         say("starting the control plane")
         cluster = stack.enter_context(ControlPlane(directory / "control-plane"))
-        say("starting Valkey and the operator")
-        redis = stack.enter_context(RedisServer("valkey", data_dir=redis_data, log_path=directory / "valkey.log"))
+        say("starting the operator")
         operator = stack.enter_context(start_operator(directory, cluster, redis))
         stack.callback(kubeconfig.unlink, missing_ok=True)
         shutil.copy(cluster.kubeconfig, kubeconfig)
         stack.callback(redis_url.unlink, missing_ok=True)
         redis_url.write_text(f"{redis.url}\n")
         yield Sandbox(directory, cluster, redis, operator)
+
+
+def meanwhile(redis: RedisServer) -> str:
+    """What can be tried while there is no cluster yet."""
+    client = next(filter(None, map(shutil.which, ("redis-cli", "valkey-cli"))), None)
+    look = f"  {Path(client).name} -u $PODLINK_REDIS_URL hgetall 'sf:{{trial:state:lobby}}load'\n" if client else ""
+    return WAITING.format(
+        repository=shlex.quote(str(REPOSITORY)),
+        programs=shlex.quote(str(KUBECTL.parent)),
+        url=redis.url,
+        look=look,
+    )
 
 
 def start_operator(directory: Path, cluster: Cluster, redis: RedisServer) -> Process:

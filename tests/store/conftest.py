@@ -84,8 +84,7 @@ def servers(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Topology
 
 @pytest.fixture(scope="session")
 def server(request: pytest.FixtureRequest, servers: Callable[[str], Topology]) -> Topology:
-    if request.param in redis_binaries.KINDS:
-        need(request.param)
+    need("redis" if request.param in ("redis", "tls") else "valkey")
     return servers(request.param)
 
 

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from sandbox import binaries
+from sandbox import binaries, progress
 from sandbox.processes import free_port, spawn, until, until_async
+from sandbox.progress import time_left
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,8 +33,9 @@ echo "$*" >> "$FAKE_GO_CALLS"
 case "$1" in
 version) echo "go version $FAKE_GO_VERSION linux/amd64" ;;
 mod) if [ -n "$FAKE_GO_FAILURE" ]; then echo "$FAKE_GO_FAILURE" >&2; exit 1; fi ;;
-list) if [ "$2" = -m ]; then echo "$FAKE_GO_MODULE"; else printf 'one\\ntwo\\n'; fi ;;
+list) if [ "$2" = -m ]; then echo "$FAKE_GO_MODULE"; else printf "$FAKE_GO_LISTED"; fi ;;
 build)
+    printf "$FAKE_GO_COMPILED"
     while [ ! -e "$FAKE_GO_GATE" ]; do sleep 0.02; done
     if [ -n "$FAKE_GO_FAILURE" ]; then echo "$FAKE_GO_FAILURE" >&2; exit 1; fi
     while [ "$1" != -o ]; do shift; done
@@ -144,6 +146,10 @@ def test_free_port_is_outside_the_range_of_outgoing_connections() -> None:
         pass
 
 
+BUILDS = len(binaries.control_plane().modules)
+"""How often go builds something for a control plane."""
+
+
 class Workbench:
     """A fake go, a cache of its own, and the settings that make `binaries` use them."""
 
@@ -158,11 +164,14 @@ class Workbench:
         self.gate.touch()
         monkeypatch.setenv("PATH", f"{go.parent}{os.pathsep}/usr/bin{os.pathsep}/bin")
         monkeypatch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
-        monkeypatch.delenv("KUBEBUILDER_ASSETS", raising=False)
+        for variable in ("KUBEBUILDER_ASSETS", binaries.KUBERNETES_VARIABLE):
+            monkeypatch.delenv(variable, raising=False)
         monkeypatch.setenv("FAKE_GO_CALLS", str(self.calls))
         monkeypatch.setenv("FAKE_GO_VERSION", "go1.99.0")
         monkeypatch.setenv("FAKE_GO_GATE", str(self.gate))
         monkeypatch.setenv("FAKE_GO_FAILURE", "")
+        monkeypatch.setenv("FAKE_GO_LISTED", "")
+        monkeypatch.setenv("FAKE_GO_COMPILED", "")
 
     def builds(self) -> int:
         calls = self.calls.read_text() if self.calls.exists() else ""
@@ -184,7 +193,7 @@ def test_programs_are_built_once_and_kept(workbench: Workbench) -> None:
     directory = binaries.ensure()
     assert sorted(path.name for path in directory.iterdir()) == sorted(binaries.PROGRAMS)
     assert binaries.ensure() == directory
-    assert workbench.builds() == 1
+    assert workbench.builds() == BUILDS
 
 
 def test_kubebuilder_assets_come_first(
@@ -199,6 +208,85 @@ def test_kubebuilder_assets_come_first(
     (assets / "kwok").unlink()
     assert binaries.ensure().parent == workbench.cache
     assert f"KUBEBUILDER_ASSETS={assets} is not used: it has no kwok" in capsys.readouterr().err
+
+
+def test_a_version_can_be_named(workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    default = binaries.ensure()
+    # Of a version that nobody knows.
+    make_programs(tmp_path / "assets", *binaries.PROGRAMS)
+    monkeypatch.setenv("KUBEBUILDER_ASSETS", str(tmp_path / "assets"))
+    monkeypatch.setenv("PODLINK_TEST_KUBERNETES", "1.34")
+    assert binaries.ensure().parent == default.parent
+    assert binaries.ensure() != default
+    assert "gitMinor=34" in workbench.calls.read_text()
+
+    monkeypatch.setenv("PODLINK_TEST_KUBERNETES", "1.1")
+    with pytest.raises(binaries.BinariesError, match=r"=1\.1 is no version .* one of 1\.34, 1\.35, 1\.36, 1\.37"):
+        binaries.ensure()
+
+
+def test_a_build_tells_how_far_it_is_and_how_long_it_takes(
+    workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 40 packages alike, 20 are begun, of which the last ones are not done; two were compiled before."""
+    (tmp_path / "all.go").write_text("x" * 1000)
+    listed = [("new", number, "true", "build ID mismatch") for number in range(40)]
+    listed += [("old", 1, "false", ""), ("old", 2, "true", "not installed but available in build cache")]
+    lines = [f"{name}/{number}\t{name}\t{tmp_path}\tall.go\t{stale}\t{why}" for name, number, stale, why in listed]
+    monkeypatch.setenv("FAKE_GO_LISTED", "".join(f"{line}\n" for line in ["go: downloading a/module v1.2.3", *lines]))
+    monkeypatch.setenv("FAKE_GO_COMPILED", "".join(f"new/{number}\n" for number in range(20)))
+    share = (20 - (os.cpu_count() or 1)) / 40
+    monkeypatch.setattr(progress, "PLAIN_REPORT_SECONDS", 0)
+    workbench.gate.unlink()
+    build = threading.Thread(target=binaries.ensure)
+    build.start()
+    said = ""
+
+    def said_so() -> bool:
+        nonlocal said
+        said += capsys.readouterr().err
+        return f" s left, {share:.0%}" in said
+
+    until(said_so, 60, f"a build that is {share:.0%} done")
+    workbench.gate.touch()
+    build.join()
+
+
+@pytest.mark.parametrize(
+    ("elapsed_seconds", "share", "words"),
+    [
+        (5, 0.0, ""),
+        (5, 0.02, ""),
+        (60, 0.1, "about 9 min left"),
+        (60, 0.5, "about 60 s left"),
+        (100, 0.99, "about 10 s left"),
+    ],
+)
+def test_time_left_is_said_once_it_is_known(elapsed_seconds: float, share: float, words: str) -> None:
+    assert time_left(elapsed_seconds, share) == words
+
+
+def test_while_the_control_plane_is_built_the_executor_can_be_tried(
+    workbench: Workbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spawned: list[Process]
+) -> None:
+    monkeypatch.setenv("PODLINK_SANDBOX_DIR", str(tmp_path / "sandbox"))
+    workbench.gate.unlink()
+    run = spawn([sys.executable, "-m", "sandbox.run"], log_path=tmp_path / "run.log", cwd=TESTS)
+    spawned.append(run)
+    until(lambda: "compiling the control plane" in run.log_tail(), 60, "the build to begin")
+
+    lines = (tmp_path / "run.log").read_text().splitlines()
+    commands = lines[lines.index(next(line for line in lines if line.startswith("  cd "))) : lines.index("EOF") + 1]
+    pasted = subprocess.run(["sh"], input="\n".join(commands), capture_output=True, text=True, check=False)
+
+    assert pasted.stderr == ""
+    assert [line.partition(" is linked to pod ")[0] for line in pasted.stdout.splitlines()] == [
+        f"player-{number}" for number in (1, 2, 3)
+    ]
+    assert len({line[-1] for line in pasted.stdout.splitlines()}) == 3, "each on a pod of its own"
+
+    run.signal(signal.SIGINT)
+    assert run.wait(60) == 0, run.log_tail()
 
 
 def test_types_of_the_prometheus_operator_outlive_go_s_cache(
@@ -232,11 +320,11 @@ def test_second_run_waits_for_the_build_of_the_first(
     first = start_build(spawned, tmp_path / "first.log")
     until(workbench.builds, 60, "the build of the first run")
     second = start_build(spawned, tmp_path / "second.log")
-    waiting = f"waiting for process {first.pid}, which builds the control plane"
+    waiting = f"waiting for process {first.pid}, which builds the control plane of Kubernetes 1.36"
     until(lambda: waiting in second.log_tail(), 60, f"the second run to say {waiting!r}")
     workbench.gate.touch()
     assert (first.wait(60), second.wait(60)) == (0, 0), first.log_tail() + second.log_tail()
-    assert workbench.builds() == 1
+    assert workbench.builds() == BUILDS
 
 
 def test_what_a_killed_build_left_is_cleared_away(workbench: Workbench) -> None:
@@ -270,7 +358,7 @@ def test_failed_build_shows_why_and_leaves_nothing(
 
 def test_full_disk_is_told_before_the_build(workbench: Workbench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=5))
-    with pytest.raises(binaries.BinariesError, match="0 MB free, the control plane needs 800 MB there: make room"):
+    with pytest.raises(binaries.BinariesError, match=r"0 MB free, the control plane .* needs 800 MB there: make room"):
         binaries.ensure()
     assert workbench.builds() == 0
 
