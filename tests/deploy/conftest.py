@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import pytest
 
 from deploy.scraping import Scraped, scrape
-from sandbox.cluster import CRD, FINALIZER_POLICY
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -32,7 +31,7 @@ def scraped(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Itera
 @pytest.fixture(scope="module")
 def cleared_cluster(control_plane: ControlPlane) -> Iterator[ControlPlane]:
     """The cluster without the type PodLink and the finalizer policy, which are back afterwards."""
-    control_plane.kubectl("delete", "-f", CRD, "-f", FINALIZER_POLICY)
+    control_plane.kubectl("delete", *control_plane.podlink_files())
     yield control_plane
     control_plane.install_podlink()
     # Takes its seconds, which is why tests of a module share this.
@@ -43,7 +42,7 @@ def cleared_cluster(control_plane: ControlPlane) -> Iterator[ControlPlane]:
 def bare_cluster(cleared_cluster: ControlPlane) -> Iterator[ControlPlane]:
     """As `cleared_cluster`, whatever the test before left of type and policy, with the marks of its release."""
     yield cleared_cluster
-    cleared_cluster.kubectl("delete", "--ignore-not-found", "-f", CRD, "-f", FINALIZER_POLICY)
+    cleared_cluster.kubectl("delete", "--ignore-not-found", *cleared_cluster.podlink_files())
 
 
 @pytest.fixture(scope="module")

@@ -104,9 +104,12 @@ class Cluster:
 
     def install_podlink(self) -> None:
         """Apply the CRD and, where the API has its kind, the finalizer policy; `await_podlinks` waits for both."""
-        self.kubectl("apply", "-f", CRD)
-        if self._has_policies():
-            self.kubectl("apply", "-f", FINALIZER_POLICY)
+        self.kubectl("apply", *self.podlink_files())
+
+    def podlink_files(self) -> list[str | Path]:
+        """Kubectl's arguments for the CRD and, where the API has its kind, the finalizer policy."""
+        files = [CRD, FINALIZER_POLICY] if self.serves_policies() else [CRD]
+        return [word for file in files for word in ("-f", file)]
 
     def await_podlinks(self) -> None:
         """Wait until PodLinks can be created.
@@ -115,12 +118,13 @@ class Cluster:
         MutatingAdmissionPolicy to them, and until then it refuses what the policy matches. After its own start, too.
         """
         self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "-f", CRD)
-        if self._has_policies():
+        if self.serves_policies():
             until(
                 self._policy_applies, ADMISSION_TIMEOUT_SECONDS, "the finalizer policy to be applied to a new PodLink"
             )
 
-    def _has_policies(self) -> bool:
+    def serves_policies(self) -> bool:
+        """Whether the API server has MutatingAdmissionPolicy v1 (Kubernetes has from 1.36 on)."""
         return self.kubectl("get", POLICIES, check=False).returncode == 0
 
     def _policy_applies(self) -> bool:
