@@ -44,18 +44,20 @@ class Package(NamedTuple):
         return self.source_bytes + _BYTES_A_PACKAGE + (_BYTES_A_PROGRAM if self.program else 0)
 
 
-def share_done(packages: Mapping[str, Package], log: str) -> float:
-    """How much of a build is done, from 0 to 1.
+def share_done(packages: Mapping[str, Package], log: str) -> float | None:
+    """How much of a build is done, from 0 to 1; None when there is only to link.
 
     Args:
         packages: what had to be compiled when it began, by import path.
         log: of `go build -v`, which names each package when it begins to compile it.
     """
+    if not packages:
+        return None
     begun = [packages[line] for line in log.splitlines() if line in packages]
     # The last ones are still being compiled, one on each core.
     done = begun[: -(os.cpu_count() or 1)]
     total = sum(package.cost for package in packages.values())
-    return sum(package.cost for package in done) / total if total else 1.0
+    return sum(package.cost for package in done) / total
 
 
 def time_left(elapsed_seconds: float, share: float) -> str:

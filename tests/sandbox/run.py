@@ -111,8 +111,8 @@ def scratch(directory: Path) -> Iterator[None]:
 
 
 WAITING = """\
-Valkey runs. The control plane is compiled from its Go modules: once, in some minutes. What needs no cluster works now,
-in a second terminal:
+Valkey runs. The control plane is compiled once, which takes some minutes.
+Meanwhile, try the library in a second terminal:
   cd {repository}
   export PATH={programs}:$PATH
   export PODLINK_REDIS_URL={url}
@@ -128,7 +128,7 @@ with StatefulExecutor.from_url(os.environ["PODLINK_REDIS_URL"]) as executor:
 EOF
   KUBECONFIG=/dev/null podlink status
 {look}
-When the control plane is there, this goes on by itself.
+When the control plane is there, this run goes on by itself.
 """
 
 
