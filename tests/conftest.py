@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
-from sandbox import binaries, redis_binaries
+from sandbox import binaries, progress, redis_binaries
 from sandbox.cluster import KUBECTL, Cluster
 from sandbox.control_plane import ControlPlane
 from sandbox.helm import Helm
@@ -77,7 +77,7 @@ def pytest_configure(config: pytest.Config) -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     # Every process would show how a build goes. One does, and the others wait for its lock.
-    binaries.console.quiet = os.environ["PYTEST_XDIST_WORKER"] != "gw0"
+    progress.console.quiet = os.environ["PYTEST_XDIST_WORKER"] != "gw0"
 
 
 @pytest.hookimpl(tryfirst=True)  # -m picks by the markers

@@ -162,6 +162,8 @@ class Workbench:
         go.write_text(FAKE_GO)
         go.chmod(0o755)
         self.gate.touch()
+        # tests/conftest.py silences all but one of the processes that tests run in.
+        monkeypatch.setattr(progress.console, "quiet", False)
         monkeypatch.setenv("PATH", f"{go.parent}{os.pathsep}/usr/bin{os.pathsep}/bin")
         monkeypatch.setenv("XDG_CACHE_HOME", str(directory / "cache"))
         for variable in ("KUBEBUILDER_ASSETS", binaries.KUBERNETES_VARIABLE):
