@@ -501,3 +501,15 @@ def test_after_all_this_every_load_is_the_number_of_links(
         gateway.get_service(kube.namespace, service)  # takes expired links off the loads, as every pick does
 
     assert wire.all_loads() == wire.all_links()
+
+
+@pytest.mark.parametrize("name", [f"{'p' * 199}-q", f"{'p' * 235}.q", "p" * 253], ids=["200", "236", "253"])
+def test_an_event_about_a_long_name_and_a_long_uid_is_taken_by_the_api_server(kube: Kube, name: str) -> None:
+    """Its own name has to end each part with a letter or a digit, and its note is limited in bytes."""
+    uid = "é" * 1000
+    kube.link(name, uid, podId=2)
+    eventually(lambda: kube.events(name), [("Normal", "Linked")])
+    note = kube.note(name, "Linked")
+    assert note == f"uid {uid} is linked"[: len(note)]
+    assert 1020 <= len(note.encode()) <= 1024
+    kube.unlink(name)

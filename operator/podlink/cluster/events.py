@@ -25,7 +25,11 @@ from podlink.domain.workloads import Workload
 logger = logging.getLogger(__name__)
 
 _CAPACITY = 10_000
-_MAX_NOTE = 1024  # the API server's own limit
+
+# The API server's own limits: characters of a name, bytes of UTF-8 of the other fields.
+_NAME_CHARACTERS = 253
+_FIELD_BYTES = 128
+_NOTE_BYTES = 1024
 
 
 class ObjectReference(msgspec.Struct, frozen=True, rename="camel"):
@@ -69,14 +73,14 @@ class EventRecorder:
         body: dict[str, object] = {
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": f"{regarding.name[:200]}.{uuid4().hex[:16]}", "namespace": regarding.namespace},
+            "metadata": {"name": _event_name(regarding.name), "namespace": regarding.namespace},
             "eventTime": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"),
             "reportingController": "podlink.io/operator",
-            "reportingInstance": self._instance[:128],
-            "action": action,
-            "reason": reason,
+            "reportingInstance": _cut(self._instance, _FIELD_BYTES),
+            "action": _cut(action, _FIELD_BYTES),
+            "reason": _cut(reason, _FIELD_BYTES),
             "regarding": msgspec.to_builtins(regarding),
-            "note": note[:_MAX_NOTE],
+            "note": _cut(note, _NOTE_BYTES),
             "type": kind,
         }
         self._queue.append((regarding.namespace, body))
@@ -106,11 +110,24 @@ class EventRecorder:
             return  # it was sent before, and the answer was lost
         # An Event is news, not state: what it tells is in the status too.
         self._on_dropped()
-        # A namespace on its way out takes no Events, and nobody will look for them there.
-        level = logging.DEBUG if "is being terminated" in str(error) else logging.WARNING
+        # A namespace that is being deleted takes no Events, and the preflight names a missing right.
+        expected = "is being terminated" in str(error) or getattr(error, "status", 0) == HTTPStatus.FORBIDDEN
+        level = logging.DEBUG if expected else logging.WARNING
         logger.log(level, "event not sent: %s", error, extra={"namespace": namespace})
 
     def _sent(self, body: dict[str, object]) -> None:
         # Meanwhile, it may have been dropped as the oldest of too many.
         if self._queue and self._queue[0][1] is body:
             self._queue.popleft()
+
+
+def _event_name(about: str) -> str:
+    """Make a name of its own for an Event, which begins with that of the object it is about."""
+    suffix = f".{uuid4().hex[:16]}"
+    # Each part between dots has to end with a letter or a digit.
+    return about[: _NAME_CHARACTERS - len(suffix)].rstrip("-.") + suffix
+
+
+def _cut(text: str, size: int) -> str:
+    """Return as many whole characters as fit into that many bytes of UTF-8."""
+    return text.encode("utf-8", "replace")[:size].decode("utf-8", "ignore")
