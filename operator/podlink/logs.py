@@ -3,23 +3,22 @@
 import json
 import logging
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
+from time import monotonic
 from typing import Any, Literal
 
 from podlink import tracing
 
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime", "taskName"}
 
-_NOISY = {
-    # Our own thread runs Kopf; that it gets no signals is intended.
-    "kopf._core.reactor.running": logging.ERROR,
-    # One line for each object and event.
-    "kopf.objects": logging.WARNING,
-    "kopf.activities": logging.WARNING,
-    # Two lines a minute, at each look at the credentials.
-    "kopf._core.engines.activities": logging.WARNING,
-    "aiohttp.access": logging.WARNING,
-}
+_KOPF = "kopf"
+_HANDLERS = "kopf.objects"
+"""Where Kopf logs what a handler raised, which would be a fault of ours."""
+
+_WINDOW_SECONDS = 60.0
+_MOST_IN_WINDOW = 30
+"""Warnings and errors of one kind in a window. A failure that meets thousands of objects says the same of each."""
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
@@ -47,16 +46,43 @@ class SpanFields(logging.Filter):
 class BriefLibraryErrors(logging.Filter):
     """Reduces tracebacks of Kopf's own machinery to the error: the API server was away, which is no fault in the code.
 
-    What handlers raise (logger `kopf.objects`) keeps its traceback.
+    What handlers raise (logger `kopf.objects`) keeps its traceback. Below level `debug` nothing else of Kopf is shown:
+    it logs each attempt of a request, and the operator itself says once what is wrong and what follows.
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Let every record pass."""
         error = record.exc_info[1] if record.exc_info else None
-        if error is not None and record.name.startswith("kopf.") and record.name != "kopf.objects":
+        if error is not None and record.name.startswith("kopf.") and record.name != _HANDLERS:
             record.error = f"{type(error).__name__}: {error}"
             record.exc_info = record.exc_text = None
         return True
+
+
+class RateLimit(logging.Filter):
+    """Lets through so many warnings and errors of one kind a minute; the next one after that says how many it left out.
+
+    A kind is a logger and a message before its values are filled in.
+    """
+
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
+        """Let everything pass so far; the clock gives seconds."""
+        super().__init__()
+        self._clock = clock
+        self._windows: dict[tuple[str, str], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether the record passes."""
+        if record.levelno < logging.WARNING:
+            return True
+        kind, now = (record.name, str(record.msg)), self._clock()
+        began, count = self._windows.get(kind, (now, 0))
+        if now - began >= _WINDOW_SECONDS:
+            if count > _MOST_IN_WINDOW:
+                record.left_out = count - _MOST_IN_WINDOW
+            began, count = now, 0
+        self._windows[kind] = began, count + 1
+        return count < _MOST_IN_WINDOW
 
 
 class TextFormatter(logging.Formatter):
@@ -95,9 +121,12 @@ def configure(log_format: Literal["text", "json"], level: str = "info") -> None:
     """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
+    handler.addFilter(RateLimit())
     handler.addFilter(BriefLibraryErrors())
     handler.addFilter(SpanFields())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     logging.getLogger("podlink").setLevel(level.upper())
-    for name, least in _NOISY.items():
-        logging.getLogger(name).setLevel(least)
+    if level != "debug":
+        logging.getLogger(_KOPF).setLevel(logging.CRITICAL)
+        logging.getLogger(_HANDLERS).setLevel(logging.WARNING)
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from podlink.logs import BriefLibraryErrors, JsonFormatter, TextFormatter, configure
+from podlink.logs import BriefLibraryErrors, JsonFormatter, RateLimit, TextFormatter, configure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -132,3 +132,22 @@ def test_faults_of_ours_keep_their_traceback(logger: str) -> None:
     entry = failed(logger)
     assert BriefLibraryErrors().filter(entry)
     assert "Traceback" in TextFormatter().format(entry)
+
+
+def test_a_storm_of_one_kind_is_cut_short_and_counted() -> None:
+    now = 0.0
+    limit = RateLimit(clock=lambda: now)
+
+    def passed(message: str, level: int = logging.WARNING) -> list[logging.LogRecord]:
+        made = [logging.LogRecord("podlink.test", level, "", 0, message, (number,), None) for number in range(100)]
+        return [each for each in made if limit.filter(each)]
+
+    assert len(passed("PodLink %s: refused")) == 30
+    # Another kind, and what is no warning, are not held back by it.
+    assert len(passed("Event %s: refused")) == 30
+    assert len(passed("PodLink %s is Linked", logging.INFO)) == 100
+    assert passed("PodLink %s: refused") == []
+    now = 60.0
+    first, *others = passed("PodLink %s: refused")
+    assert first.__dict__["left_out"] == 170
+    assert all("left_out" not in each.__dict__ for each in others)
