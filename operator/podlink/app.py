@@ -136,7 +136,7 @@ class Operator:
                     for each in (monitor.run(), advisor.run(), self._preflight.run(), self._follow_settings(stop))
                 ]
                 if self._lease:
-                    self._election = Election(self._cluster, *self._lease, _identity())
+                    self._election = Election(self._cluster, *self._lease, _identity(), serves=self._config.namespaces)
                     await self._election.lead(work, stop)
                 else:
                     await work()
@@ -181,6 +181,7 @@ class Operator:
             metrics.leader.set(0)
             metrics.podlinks.clear()
             metrics.overlaps.set(0)
+            metrics.scope_failing.clear()
             metrics.queue.set(0)
 
     async def _follow_settings(self, stop: asyncio.Event) -> None:

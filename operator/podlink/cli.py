@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import click
 from click.core import ParameterSource
 
-from podlink import __version__, app, logs, status
+from podlink import __version__, app, logs, release, status
 from podlink.bench.figures import CONTENDERS
 from podlink.bench.report import Settings
 from podlink.bench.run import Outputs
@@ -115,17 +115,21 @@ redis_option = click.option(
     help="redis://[user:password@]host:port/db, redis+sentinel://host:port,host:port/service,"
     " or redis+cluster://host:port,host:port; rediss, rediss+sentinel, rediss+cluster for TLS.",
 )
-namespace_option = click.option(
-    "--namespace",
-    "-n",
-    "namespaces",
-    multiple=True,
-    metavar="NS",
-    envvar="PODLINK_NAMESPACE",
-    callback=_namespaces,
-    show_envvar=True,
-    help="Only this namespace; may be repeated. Default: all.",
-)
+
+
+def namespace_option(what: str) -> Callable[[F], F]:
+    """The namespaces that a command is about."""
+    return click.option(
+        "--namespace",
+        "-n",
+        "namespaces",
+        multiple=True,
+        metavar="NS",
+        envvar="PODLINK_NAMESPACE",
+        callback=_namespaces,
+        show_envvar=True,
+        help=what,
+    )
 
 
 def redis_options(command: F) -> F:
@@ -157,7 +161,7 @@ def cli() -> None:
 
 @cli.command()
 @redis_options
-@namespace_option
+@namespace_option("Only this namespace; may be repeated. Default: all.")
 @click.option(
     "--pod-selector",
     envvar="PODLINK_POD_SELECTOR",
@@ -305,7 +309,7 @@ def _redis_settings(url: str | None, others: Mapping[str, Any]) -> RedisSettings
 
 @cli.command("status")
 @redis_options
-@namespace_option
+@namespace_option("Only this namespace; may be repeated. Default: all.")
 def show_status(redis_url: str | None, namespaces: tuple[str, ...], **redis: Any) -> None:
     """Show services, pods and PodLinks as Redis and the cluster have them.
 
@@ -319,6 +323,42 @@ def show_status(redis_url: str | None, namespaces: tuple[str, ...], **redis: Any
         raise click.UsageError("give --redis-url or --redis-url-file: the Redis that the operator writes to")
     if not asyncio.run(status.show(RedisAccess(settings).read(), namespaces)):
         raise click.exceptions.Exit(1)
+
+
+@cli.command("release")
+@redis_options
+@namespace_option("The PodLinks of this namespace; may be repeated.")
+@click.option("--all-namespaces", "-A", "everywhere", is_flag=True, help="The PodLinks of all namespaces.")
+@click.option("--keep-links", is_flag=True, help="Remove the finalizer only. The links stay in Redis.")
+@click.option("--dry-run", is_flag=True, help="Only print what would be released.")
+@click.option("--force", is_flag=True, help="Release also where a running operator serves the namespace.")
+def release_podlinks(
+    redis_url: str | None,
+    namespaces: tuple[str, ...],
+    everywhere: bool,
+    keep_links: bool,
+    dry_run: bool,
+    force: bool,
+    **redis: Any,
+) -> None:
+    """Release PodLinks that no operator serves any more.
+
+    Each PodLink with the finalizer podlink.io/release loses its link in Redis, if the link is still its own, and then
+    the finalizer. After that it can be deleted, and so can its namespace. Needs the right to list and patch podlinks.
+
+    While an operator serves the namespace, delete the PodLinks with kubectl instead. The command looks for such an
+    operator by its Lease, which one without --leader-elect does not have.
+    """
+    if everywhere == bool(namespaces):
+        raise click.UsageError("give either --namespace or --all-namespaces")
+    settings = _redis_settings(redis_url, redis)
+    if settings.embedded != keep_links:
+        raise click.UsageError(
+            "give --redis-url or --redis-url-file, the Redis that the operator wrote to, or else --keep-links"
+        )
+    target = None if keep_links else RedisAccess(settings).read()
+    request = release.Request(namespaces=namespaces, redis=target, dry_run=dry_run, force=force)
+    asyncio.run(release.release(request))
 
 
 @cli.command()

@@ -110,6 +110,10 @@ def test_a_refused_redis_url_keeps_its_password(
         (["run", "--redis-username", "gate"], "--redis-username is about a Redis, and none is named"),
         (["status", "--redis-url-file", "gone"], "--redis-url-file gone is not there: write it, or name another file"),
         (["status"], "give --redis-url or --redis-url-file: the Redis that the operator writes to"),
+        (["release"], "give either --namespace or --all-namespaces"),
+        (["release", "--namespace", "games", "--all-namespaces"], "give either --namespace or --all-namespaces"),
+        (["release", "--namespace", "games"], "the Redis that the operator wrote to, or else --keep-links"),
+        (["release", "-A", "--keep-links", "--redis-url", "redis://h"], "or else --keep-links"),
     ],
 )
 def test_a_bad_command_line_is_refused(

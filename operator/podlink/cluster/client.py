@@ -141,6 +141,11 @@ class Cluster:
         """
         return await self._request("GET", f"/api/v1/namespaces/{name}")
 
+    async def list_leases(self) -> list[dict[str, Any]]:
+        """List the Leases of all namespaces."""
+        leases = await self._request("GET", "/apis/coordination.k8s.io/v1/leases")
+        return list(leases["items"])
+
     async def read_lease(self, namespace: str, name: str) -> dict[str, Any]:
         """Read a Lease.
 

@@ -7,9 +7,9 @@ first connection that fails, and never gives a Lease back, so that a rolling upd
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from http import HTTPStatus
 from random import uniform
 from time import monotonic
@@ -38,6 +38,19 @@ RENEWAL_SECONDS = 2.5
 """And where a holder waits for it, who has to ask again before it is too late."""
 
 
+NAMESPACES = "podlink.io/namespaces"
+"""Annotation of a Lease: which namespaces its holder serves, with commas between them. Empty: all."""
+
+
+def is_held(lease: Mapping[str, Any]) -> bool:
+    """Whether somebody holds a Lease, by this machine's clock."""
+    spec = lease.get("spec") or {}
+    if not spec.get("holderIdentity") or not spec.get("renewTime"):
+        return False
+    valid = timedelta(seconds=spec.get("leaseDurationSeconds") or VALID_SECONDS)
+    return datetime.fromisoformat(spec["renewTime"]) + valid > datetime.now(UTC)
+
+
 class Election:
     """Stands for one Lease.
 
@@ -46,7 +59,9 @@ class Election:
         holder: who holds it, as far as is known; empty when nobody does.
     """
 
-    def __init__(self, cluster: Cluster, namespace: str, name: str, identity: str) -> None:
+    def __init__(
+        self, cluster: Cluster, namespace: str, name: str, identity: str, *, serves: Sequence[str] = ()
+    ) -> None:
         """Take no part yet.
 
         Args:
@@ -54,11 +69,13 @@ class Election:
             namespace: of the Lease.
             name: of the Lease.
             identity: by which others know us; no two may have the same.
+            serves: which namespaces the holder will serve; none: all. It is noted on the Lease.
         """
         self._cluster = cluster
         self._namespace = namespace
         self._name = name
         self._identity = identity
+        self._annotations = {NAMESPACES: ",".join(serves)}
         self._seen: dict[str, Any] = {}
         self._seen_at = 0.0
         self._renewed_at = 0.0
@@ -144,7 +161,7 @@ class Election:
         except ApiError as error:
             if error.status != HTTPStatus.NOT_FOUND:
                 raise
-            body = {"metadata": {"name": self._name}, "spec": self._spec({})}
+            body = {"metadata": {"name": self._name, "annotations": self._annotations}, "spec": self._spec({})}
             self._see(await self._cluster.create_lease(self._namespace, body))
             return True
         spec = lease.get("spec") or {}
@@ -152,7 +169,10 @@ class Election:
             self._see(lease)
         if self.holder not in ("", self._identity) and monotonic() - self._seen_at < self._duration(spec):
             return False
-        self._see(await self._cluster.update_lease(self._namespace, self._name, {**lease, "spec": self._spec(spec)}))
+        annotations = (lease["metadata"].get("annotations") or {}) | self._annotations
+        metadata = {**lease["metadata"], "annotations": annotations}
+        ours = {**lease, "metadata": metadata, "spec": self._spec(spec)}
+        self._see(await self._cluster.update_lease(self._namespace, self._name, ours))
         return True
 
     def _see(self, lease: dict[str, Any]) -> None:
