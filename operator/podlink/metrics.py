@@ -77,6 +77,12 @@ class Metrics:
             "podlink_last_sweep_timestamp_seconds", "When the last complete sweep ended, as Unix time.", registry=r
         )
         self.resync_period = Gauge("podlink_resync_seconds", "The configured resync period.", registry=r)
+        self.scope_failing = Gauge(
+            "podlink_scope_failing",
+            "1 while a namespace of --namespace (or `all`) is not served, by reason.",
+            ["scope", "reason"],
+            registry=r,
+        )
         self.repairs = Counter("podlink_sweep_repairs", "Differences that the sweep found.", ["kind"], registry=r)
         self.recounts = Histogram("podlink_recount_seconds", "Recounts of loads.", registry=r)
         self.recount_repairs = Counter(

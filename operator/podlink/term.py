@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 
 from podlink.cluster.client import Cluster
 from podlink.cluster.events import EventRecorder
@@ -11,6 +11,7 @@ from podlink.controller.monitor import RedisMonitor
 from podlink.controller.overlaps import tell_overlaps
 from podlink.controller.reconciler import Reconciler
 from podlink.controller.recounter import Recounter
+from podlink.controller.scopes import Scope, Scopes
 from podlink.controller.state_writer import StateWriter
 from podlink.controller.sweep import Sweeper
 from podlink.domain.errors import PodLinkError
@@ -44,10 +45,20 @@ class Term:
     ) -> None:
         self._metrics = metrics
         self._monitor = monitor
+        self._scopes = Scopes(namespaces, metrics)
         self._inventory = Inventory()
         self._links = PodLinks()
         self._recorder = EventRecorder(cluster, on_dropped=metrics.dropped_events.inc)
-        self._reconciler = Reconciler(self._links, self._inventory, executor, cluster, monitor, self._recorder, metrics)
+        self._reconciler = Reconciler(
+            self._links,
+            self._inventory,
+            executor,
+            cluster,
+            monitor,
+            self._recorder,
+            metrics,
+            is_ready=self._scopes.is_ready,
+        )
         self._writer = StateWriter(self._inventory, executor, monitor, metrics, on_written=self._service_written)
         intake = Intake(
             self._inventory,
@@ -55,22 +66,29 @@ class Term:
             self._writer,
             self._reconciler,
             metrics,
-            on_relist=lambda: self.request_sweep("relist"),
+            on_relist=lambda namespace: self._sweepers[self._scopes.of(namespace)].request("relist"),
         )
-        self._sweeper = Sweeper(
-            namespaces=namespaces,
-            pod_selector=pod_selector,
-            resync_seconds=resync_seconds,
-            intake=intake,
-            inventory=self._inventory,
-            links=self._links,
-            executor=executor,
-            cluster=cluster,
-            monitor=monitor,
-            writer=self._writer,
-            reconciler=self._reconciler,
-            metrics=metrics,
-        )
+        turn = asyncio.Lock()
+        self._sweepers = {
+            scope: Sweeper(
+                scope,
+                turn=turn,
+                pod_selector=pod_selector,
+                resync_seconds=resync_seconds,
+                intake=intake,
+                inventory=self._inventory,
+                links=self._links,
+                executor=executor,
+                cluster=cluster,
+                monitor=monitor,
+                writer=self._writer,
+                reconciler=self._reconciler,
+                metrics=metrics,
+                on_swept=lambda: metrics.last_sweep.set(self._scopes.swept_at),
+                on_older_cluster=self._start_anew,
+            )
+            for scope in self._scopes
+        }
         self._recounter = Recounter(
             namespaces=namespaces,
             period_seconds=recount_seconds,
@@ -78,17 +96,16 @@ class Term:
             monitor=monitor,
             metrics=metrics,
         )
-        self._watches = WatchRunner(
-            intake,
-            cluster.access,
-            namespaces=namespaces,
-            pod_selector=pod_selector,
-            on_restart=self._watches_restarted,
-        )
+        self._watches = [
+            WatchRunner(
+                intake, cluster.access, scope, pod_selector=pod_selector, on_restart=self._watches_restarted
+            )
+            for scope in self._scopes
+        ]
 
     def problems(self) -> list[str]:
         """Return why the work does not go as it should; empty when it does."""
-        return [*([self._sweeper.problem] if self._sweeper.problem else []), *self._watches.problems()]
+        return self._scopes.problems()
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until told to stop, and end in order; cancelled, end at once."""
@@ -96,14 +113,13 @@ class Term:
             takes_in = [
                 tasks.create_task(work)
                 for work in (
-                    self._sweeper.run(),
-                    self._after_first_sweep(self._watches.run),
-                    self._after_first_sweep(self._recounter.run),
+                    *(sweeper.run() for sweeper in self._sweepers.values()),
+                    *(watches.run() for watches in self._watches),
+                    self._recount(),
                 )
             ]
             carries_out = [
-                tasks.create_task(work)
-                for work in (self._writer.run(), self._recorder.run(), self._after_first_sweep(self._reconciler.run))
+                tasks.create_task(work) for work in (self._writer.run(), self._recorder.run(), self._reconciler.run())
             ]
             await stop.wait()
             # No reason to wait for their end: a watch may take its time to see that it is over.
@@ -125,14 +141,24 @@ class Term:
         await self._reconciler.drain()
         await self._recorder.drain()
 
-    async def _after_first_sweep(self, run: Callable[[], Awaitable[None]]) -> None:
-        # Until everything was listed once, a pod that is merely unknown would pass for one that is gone for good.
-        await self._sweeper.done_once.wait()
-        await run()
+    async def _recount(self) -> None:
+        # Behind the first sweep, which everything waits for.
+        await self._scopes.any_ready()
+        await self._recounter.run()
 
     def request_sweep(self, cause: str) -> None:
         """Ask for the cluster to be compared with Redis soon."""
-        self._sweeper.request(cause)
+        for sweeper in self._sweepers.values():
+            sweeper.request(cause)
+
+    def _start_anew(self) -> None:
+        """Forget all that is known of the cluster: what was listed from now on has lower versions."""
+        self._inventory.clear()
+        self._links.clear()
+        self._writer.clear()
+        for scope in self._scopes:
+            scope.ready.clear()
+        self.request_sweep("start")
 
     def refresh_gauges(self) -> None:
         """Bring those metrics up to date that are counted when somebody asks."""
@@ -145,9 +171,9 @@ class Term:
             # Who speaks for an id changed, and with it what versions of it mean.
             self.request_sweep("overlap")
 
-    def _watches_restarted(self, cause: str) -> None:
+    def _watches_restarted(self, scope: Scope) -> None:
         self._metrics.watch_restarts.inc()
-        self.request_sweep(cause)
+        self._sweepers[scope].request("watch_restart")
 
 
 def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:

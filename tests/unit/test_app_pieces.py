@@ -124,7 +124,14 @@ class Pieces:
         cluster = cast("Cluster", self.cluster)
         self.recorder = EventRecorder(cluster, on_dropped=self.metrics.dropped_events.inc)
         self.reconciler = Reconciler(
-            self.links, self.inventory, executor, cluster, monitor, self.recorder, self.metrics
+            self.links,
+            self.inventory,
+            executor,
+            cluster,
+            monitor,
+            self.recorder,
+            self.metrics,
+            is_ready=lambda _: True,
         )
         self.writer = StateWriter(
             self.inventory,
@@ -138,7 +145,7 @@ class Pieces:
             self.inventory, self.links, self.writer, self.reconciler, self.metrics, on_relist=self._relist
         )
 
-    def _relist(self) -> None:
+    def _relist(self, _: str) -> None:
         self.relists += 1
 
     @asynccontextmanager

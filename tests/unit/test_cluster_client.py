@@ -111,7 +111,7 @@ async def test_many_missing_rights_are_told_in_a_line() -> None:
         if request.path.endswith("selfsubjectreviews"):
             return web.json_response({"status": {"userInfo": {"username": "gate"}}})
         if request.method == "GET":
-            return web.json_response({"message": "not found"}, status=404)
+            return web.json_response({"message": "forbidden"}, status=403)
         return web.json_response({"status": {"allowed": False}})
 
     async with served(answer) as cluster:

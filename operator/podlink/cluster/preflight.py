@@ -7,11 +7,11 @@ patched), and as an error among others.
 import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from http import HTTPStatus
 
 import msgspec
 
 from podlink.cluster.client import ApiError, Cluster
+from podlink.cluster.namespaces import NamespaceState, namespace_state
 from podlink.domain.podlinks import GROUP, PLURAL
 
 logger = logging.getLogger(__name__)
@@ -60,16 +60,22 @@ class Preflight:
     """
 
     def __init__(self, cluster: Cluster, namespaces: Sequence[str], lease: tuple[str, str] | None) -> None:
-        """Ask nothing yet; the arguments are those of `missing_rights`."""
+        """Ask nothing yet.
+
+        Args:
+            cluster: what to ask.
+            namespaces: that are watched; empty: all.
+            lease: namespace and name of the Lease, if there is one.
+        """
         self._cluster = cluster
         self._namespaces = namespaces
         self._lease = lease
         self._refused = asyncio.Event()
+        self._missing: set[str] = set()
         self.problem: str | None = None
 
     async def run(self) -> None:
         """Ask until cancelled."""
-        await self._look_for_namespaces()
         self._cluster.on_forbidden = self._refused.set
         pause = _FIRST_PAUSE_SECONDS
         while True:
@@ -88,7 +94,7 @@ class Preflight:
     async def _ask(self) -> bool:
         """Ask once; return whether all rights are known to be there."""
         try:
-            missing = await missing_rights(self._cluster, self._namespaces, self._lease)
+            missing = await missing_rights(self._cluster, await self._present(), self._lease)
         except ApiError as error:
             # If the server is away, the sweep or the Lease says so; the rights are as they were.
             logger.warning("which rights are missing cannot be asked: %s", error)
@@ -112,23 +118,32 @@ class Preflight:
         shown = ", ".join(missing[:_SHOWN]) + (f" and {len(missing) - _SHOWN} more" if len(missing) > _SHOWN else "")
         return f"{name} may not {shown}: grant it by a role that is bound to it (the chart has them all)"
 
-    async def _look_for_namespaces(self) -> None:
+    async def _present(self) -> list[str | None]:
+        """The namespaces to ask about; None for all.
+
+        One that is gone or being deleted is left out. Its role goes with it, and the scope itself says what is wrong.
+        """
+        present: list[str | None] = [] if self._namespaces else [None]
         for namespace in self._namespaces:
-            try:
-                await self._cluster.read_namespace(namespace)
-            except ApiError as error:
-                if error.status == HTTPStatus.NOT_FOUND:
-                    logger.warning("--namespace %s: there is no such namespace (yet)", namespace)
-                else:
-                    logger.info("whether the namespace is there cannot be told: %s", error)
+            state = await namespace_state(self._cluster, namespace)
+            if state in (NamespaceState.ACTIVE, NamespaceState.UNKNOWN):
+                present.append(namespace)
+            if state is not NamespaceState.MISSING:
+                self._missing.discard(namespace)
+            elif namespace not in self._missing:
+                self._missing.add(namespace)
+                logger.warning("--namespace %s: there is no such namespace (yet)", namespace)
+        return present
 
 
-async def missing_rights(cluster: Cluster, namespaces: Sequence[str], lease: tuple[str, str] | None) -> list[str]:
+async def missing_rights(
+    cluster: Cluster, namespaces: Sequence[str | None], lease: tuple[str, str] | None
+) -> list[str]:
     """Ask the API server which rights are missing.
 
     Args:
         cluster: what to ask.
-        namespaces: that are watched; empty: all.
+        namespaces: that are watched; None among them: all.
         lease: namespace and name of the Lease, if there is one.
 
     Returns:
@@ -144,11 +159,13 @@ async def missing_rights(cluster: Cluster, namespaces: Sequence[str], lease: tup
     ]
 
 
-def _needed(namespaces: Sequence[str], lease: tuple[str, str] | None) -> Iterator[tuple[Right, str, dict[str, str]]]:
-    for namespace in namespaces or ("",):
+def _needed(
+    namespaces: Sequence[str | None], lease: tuple[str, str] | None
+) -> Iterator[tuple[Right, str, dict[str, str]]]:
+    for namespace in namespaces:
         where = f"in namespace {namespace}" if namespace else "in all namespaces"
         for right in WATCHED:
-            yield from _asked(right, where, namespace)
+            yield from _asked(right, where, namespace or "")
     if lease:
         namespace, name = lease
         for right in LEASE:

@@ -36,7 +36,7 @@ class Intake:
         reconciler: Reconciler,
         metrics: Metrics,
         *,
-        on_relist: Callable[[], None],
+        on_relist: Callable[[str], None],
     ) -> None:
         self._inventory = inventory
         self._links = links
@@ -61,8 +61,8 @@ class Intake:
             self._podlink(event, body)
 
     def _podlink(self, event: str | None, body: Object) -> None:
-        self._arrived("PodLink", event)
         metadata = body["metadata"]
+        self._arrived("PodLink", event, metadata["namespace"])
         if event == DELETED:
             key = metadata["namespace"], metadata["name"]
             self._reconciler.look_at(self._links.forget(key, metadata["uid"], int(metadata["resourceVersion"])))
@@ -74,7 +74,7 @@ class Intake:
     def _fact(
         self, kind: str, event: str | None, body: Object, read: Callable[[Object], Pod | Workload | None]
     ) -> None:
-        self._arrived(kind, event)
+        self._arrived(kind, event, body["metadata"]["namespace"])
         fact = None if event == DELETED else read(body)
         if fact is not None:
             self._writer.mark(self._inventory.observe(fact))
@@ -83,11 +83,11 @@ class Intake:
             metadata = body["metadata"]
             self._writer.mark(self._inventory.forget(metadata["uid"], int(metadata["resourceVersion"])))
 
-    def _arrived(self, kind: str, event: str | None) -> None:
+    def _arrived(self, kind: str, event: str | None, namespace: str) -> None:
         self._metrics.events.labels(kind).inc()
         if event is None:
             # Kopf lists when it starts, and again when a watch expired: what was deleted in between has no event.
-            self._on_relist()
+            self._on_relist(namespace)
 
     def read_pod(self, body: Object) -> Pod | None:
         """Read a pod; None for one that PodLink cannot identify or that belongs to no service."""

@@ -7,7 +7,7 @@ that appeared, a rival that was deleted, a clock, the sweep) need not say why.
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from time import monotonic
@@ -55,7 +55,10 @@ class Reconciler:
         monitor: RedisMonitor,
         recorder: EventRecorder,
         metrics: Metrics,
+        *,
+        is_ready: Callable[[str], bool],
     ) -> None:
+        """Look at nothing yet; `is_ready` says whether all objects of a namespace are known."""
         self._links = links
         self._inventory = inventory
         self._executor = executor
@@ -63,6 +66,7 @@ class Reconciler:
         self._monitor = monitor
         self._recorder = recorder
         self._metrics = metrics
+        self._is_ready = is_ready
         self._queue = WorkQueue()
         self._causes: dict[ObjectKey, tracing.Cause] = {}
         self._parked: set[ObjectKey] = set()
@@ -168,6 +172,8 @@ class Reconciler:
         if link is None or (link.deleting and not link.has_finalizer):
             self._watched.pop(key, None)
             return
+        if not link.deleting and not self._is_ready(link.namespace):
+            return  # the sweep that makes it ready asks again
         if not self._monitor.available.is_set():
             await self._report_outage(link)
             self._parked.add(key)

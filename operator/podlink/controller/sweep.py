@@ -8,24 +8,27 @@ LIST; a higher one belongs to another cluster (or to this one before its etcd wa
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from http import HTTPStatus
 from time import monotonic
 from typing import Any
 
 import msgspec
 
 from podlink import tracing
-from podlink.cluster.client import Cluster, Listing
+from podlink.cluster.client import ApiError, Cluster, Listing
+from podlink.cluster.namespaces import NamespaceState, namespace_state
 from podlink.controller.intake import Intake
 from podlink.controller.links import read_records, run_groups
 from podlink.controller.monitor import RedisMonitor
 from podlink.controller.reconciler import Reconciler
+from podlink.controller.scopes import Reason, Scope
 from podlink.controller.state_writer import StateWriter
 from podlink.domain.decide import decide
 from podlink.domain.errors import PodLinkError, RedisUnavailable
 from podlink.domain.inventory import Fact, Inventory, ServiceKey
-from podlink.domain.podlinks import PodLink
+from podlink.domain.podlinks import GROUP, PLURAL, PodLink
 from podlink.domain.registry import PodLinks
 from podlink.domain.workloads import Pod, Workload
 from podlink.metrics import Metrics
@@ -35,6 +38,9 @@ from podlink.store.counting.scan import scan_services, supports_field_expiry
 from podlink.store.operations import Operation
 
 logger = logging.getLogger(__name__)
+
+RELEASE = {"group": GROUP, "resource": PLURAL, "verb": "patch"}
+"""The right to take our finalizer away."""
 
 _BATCH = 500
 _FIRST_PAUSE_SECONDS = 0.5
@@ -51,12 +57,13 @@ class StoredService(msgspec.Struct, frozen=True):
 
 
 class Sweeper:
-    """Sweeps when asked, and once in every resync period."""
+    """Sweeps one scope: when asked, and once in every resync period."""
 
     def __init__(
         self,
+        scope: Scope,
         *,
-        namespaces: Sequence[str],
+        turn: asyncio.Lock,
         pod_selector: str,
         resync_seconds: float,
         intake: Intake,
@@ -68,8 +75,31 @@ class Sweeper:
         writer: StateWriter,
         reconciler: Reconciler,
         metrics: Metrics,
+        on_swept: Callable[[], None],
+        on_older_cluster: Callable[[], None],
     ) -> None:
-        self._scopes: tuple[str | None, ...] = tuple(namespaces) or (None,)
+        """Sweep nothing yet.
+
+        Args:
+            scope: what to sweep.
+            turn: shared by the sweeps of all scopes, so that one runs at a time. Each LIST is then newer than those of
+                the sweeps before.
+            pod_selector: label selector of the pods.
+            resync_seconds: how long after a sweep the next one begins, when nobody asks earlier.
+            intake: reads what is listed.
+            inventory: gets the pods and StatefulSets.
+            links: gets the PodLinks.
+            executor: reads and repairs.
+            cluster: is listed.
+            monitor: knows whether Redis answers.
+            writer: writes the services that changed.
+            reconciler: gets the PodLinks to look at.
+            metrics: count the sweeps.
+            on_swept: is called after each sweep that went through.
+            on_older_cluster: is called when the versions of the cluster went back, to forget all that is known of it.
+        """
+        self._scope = scope
+        self._turn = turn
         self._pod_selector = pod_selector
         self._resync_seconds = resync_seconds
         self._intake = intake
@@ -81,12 +111,10 @@ class Sweeper:
         self._writer = writer
         self._reconciler = reconciler
         self._metrics = metrics
+        self._on_swept = on_swept
+        self._on_older_cluster = on_older_cluster
         self._asked = asyncio.Event()
         self._cause = "start"
-        self.done_once = asyncio.Event()
-        """Set when the first sweep is through: from then on the operator's picture of the cluster is whole."""
-        self.problem: str | None = "the first sweep has not run yet"
-        """Why the last sweep failed; None after one that didn't."""
 
     def request(self, cause: str) -> None:
         """Ask for a sweep; what is asked for during one leads to another."""
@@ -100,28 +128,39 @@ class Sweeper:
             await self._monitor.available.wait()
             self._asked.clear()
             cause, self._cause = self._cause, "resync"
-            started = monotonic()
-            try:
-                with tracing.span("sweep", cause=cause):
-                    await self.sweep()
-            except PodLinkError as error:
-                self._metrics.sweep_failures.inc()
-                if isinstance(error, RedisUnavailable):
-                    self._monitor.report(error)
-                self.problem, self._cause = f"sweep failed: {error}", cause
-                logger.warning("%s; tried again in %.1f s", self.problem, pause, extra={"cause": cause})
+            async with self._turn:
+                swept = await self._try(cause)
+            if not swept:
+                self._cause = cause
                 await asyncio.sleep(pause)
                 pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
                 continue
             pause = _FIRST_PAUSE_SECONDS
-            self.problem = None
-            self.done_once.set()
-            self._metrics.sweeps.labels(cause).observe(monotonic() - started)
-            self._metrics.last_sweep.set_to_current_time()
-            logger.info("swept in %.2f s", monotonic() - started, extra={"cause": cause})
             with suppress(TimeoutError):
                 async with asyncio.timeout(self._resync_seconds):
                     await self._asked.wait()
+
+    async def _try(self, cause: str) -> bool:
+        """Sweep once; return whether that went through."""
+        started = monotonic()
+        try:
+            with tracing.span("sweep", cause=cause):
+                await self.sweep()
+        except PodLinkError as error:
+            self._metrics.sweep_failures.inc()
+            if isinstance(error, ApiError):
+                await self._explain(error)
+                return False
+            if isinstance(error, RedisUnavailable):
+                self._monitor.report(error)
+            self._scope.sweep_failed(Reason.REDIS, f"sweep failed: {error}")
+            return False
+        self._scope.sweep_done()
+        self._metrics.sweeps.labels(cause).observe(monotonic() - started)
+        self._on_swept()
+        about = {"namespace": self._scope.namespace} if self._scope.namespace else {}
+        logger.info("swept in %.2f s", monotonic() - started, extra={"cause": cause, **about})
+        return True
 
     async def sweep(self) -> None:
         """Compare and repair once.
@@ -129,6 +168,9 @@ class Sweeper:
         Raises:
             PodLinkError: Redis or the API server failed half-way; what was repaired until then is right.
         """
+        if self._scope.failure is not None:
+            # Before Redis is read, which may be large: is there anything to compare it with?
+            await self._cluster.check_selector(self._scope.namespace, self._pod_selector)
         await self._monitor.mark()
         stored = await self._read_redis()
         pods_version = await self._take_in_list(Pod)
@@ -136,15 +178,39 @@ class Sweeper:
         await self._take_in_podlinks()
         await self._writer.flush()
         await self._repair_states(stored, pods_version, workloads_version)
+        if not self._scope.ready.is_set():
+            self._scope.ready.set()
+            self._reconciler.look_at([link.key for link in self._links_here()])
         await self._repair_links()
 
+    async def _explain(self, error: ApiError) -> None:
+        """Say why the API server cannot be asked about this scope, and do what can be done all the same."""
+        namespace = self._scope.namespace
+        if error.status != HTTPStatus.FORBIDDEN or namespace is None:
+            reason = Reason.FORBIDDEN if error.status == HTTPStatus.FORBIDDEN else Reason.API_SERVER
+            self._scope.sweep_failed(reason, f"sweep failed: {error}")
+            return
+        state = await namespace_state(self._cluster, namespace)
+        # The role goes with its namespace, before the PodLinks that wait to be released.
+        releases = state is not NamespaceState.MISSING and await self._take_in_deletions()
+        self._scope.sweep_failed(*_why_forbidden(namespace, state, error, releases=releases))
+
+    async def _take_in_deletions(self) -> bool:
+        """List the PodLinks alone, so that those that are being deleted are released; return whether we may."""
+        namespace = str(self._scope.namespace)
+        try:
+            await self._take_in_podlinks()
+            return await self._cluster.is_allowed(RELEASE | {"namespace": namespace})
+        except ApiError:
+            return False
+
     async def _read_redis(self) -> dict[ServiceKey, StoredService]:
-        services = set(self._inventory.services())
+        scope = self._scope
+        services = {key for key in self._inventory.services() if scope.covers(key[0])}
         # Servers that cannot expire a field leave that to whoever walks over the keys anyway.
         prune = not await supports_field_expiry(self._executor)
-        for scope in self._scopes:
-            async for found in scan_services(self._executor, scope, prune=prune):
-                services |= found
+        async for found in scan_services(self._executor, scope.namespace, prune=prune):
+            services |= found
         return await self._read_services(services)
 
     async def _read_services(self, services: Iterable[ServiceKey]) -> dict[ServiceKey, StoredService]:
@@ -171,38 +237,33 @@ class Sweeper:
         logger.warning("%s %s/%s is left out of the sweep: %s", what, *key, error, extra={"namespace": key[0]})
 
     async def _take_in_list(self, kind: type[Fact]) -> int:
-        """List one kind into the inventory; return the version of the (oldest) LIST."""
+        """List one kind into the inventory; return the version of the LIST."""
         newest_before = self._inventory.newest_version(kind)
-        versions = []
-        for scope in self._scopes:
-            listed: Listing[Pod] | Listing[Workload]
-            if kind is Pod:
-                listed = await self._cluster.list_pods(scope, self._pod_selector, self._intake.read_pod)
-            else:
-                listed = await self._cluster.list_stateful_sets(scope, self._intake.read_workload)
-            if listed.version < newest_before:
-                self._start_anew()
-                newest_before = 0
-            self._writer.mark(self._inventory.replace(listed.items, kind, listed.version, scope))
-            versions.append(listed.version)
-        return min(versions)
-
-    def _start_anew(self) -> None:
-        logger.warning("the cluster's versions went back: its etcd was restored or replaced; starting anew")
-        self._inventory.clear()
-        self._links.clear()
-        self._writer.clear()
+        namespace = self._scope.namespace
+        listed: Listing[Pod] | Listing[Workload]
+        if kind is Pod:
+            listed = await self._cluster.list_pods(namespace, self._pod_selector, self._intake.read_pod)
+        else:
+            listed = await self._cluster.list_stateful_sets(namespace, self._intake.read_workload)
+        if listed.version < newest_before:
+            logger.warning("the cluster's versions went back: its etcd was restored or replaced; starting anew")
+            self._on_older_cluster()
+        self._writer.mark(self._inventory.replace(listed.items, kind, listed.version, namespace))
+        return listed.version
 
     async def _take_in_podlinks(self) -> None:
-        for scope in self._scopes:
-            # Asked before the LIST: events that arrive during it may well be newer.
-            newest_before = self._links.newest_version
-            listed = await self._cluster.list_podlinks(scope, self._intake.read_podlink)
-            if listed.version < newest_before:
-                # What the inventory holds was listed just now and is right.
-                self._links.clear()
-            self._reconciler.look_at(self._links.replace(listed.items, listed.version, scope))
-            self._links.expire_deletions(listed.version)
+        namespace = self._scope.namespace
+        # Asked before the LIST: events that arrive during it may well be newer.
+        newest_before = self._links.newest_version
+        listed = await self._cluster.list_podlinks(namespace, self._intake.read_podlink)
+        if listed.version < newest_before:
+            # What the inventory holds was listed just now and is right.
+            self._links.clear()
+        self._reconciler.look_at(self._links.replace(listed.items, listed.version, namespace))
+        self._links.expire_deletions(listed.version)
+
+    def _links_here(self) -> list[PodLink]:
+        return [link for link in self._links if self._scope.covers(link.namespace)]
 
     async def _repair_states(
         self, before: dict[ServiceKey, StoredService], pods_version: int, workloads_version: int
@@ -277,7 +338,7 @@ class Sweeper:
 
     async def _repair_links(self) -> None:
         """Look again at every PodLink about which the records in Redis ask for something."""
-        for batch in _batches(list(self._links)):
+        for batch in _batches(self._links_here()):
             asked: list[PodLink] = [link for link in batch if link.deleting or not link.settled]
             records = await read_records(self._executor, asked)
             for link, record in zip(asked, records, strict=True):
@@ -291,6 +352,20 @@ class Sweeper:
                         self._metrics.repairs.labels("podlink").inc()
                     self._reconciler.look_at([link.key])
             await asyncio.sleep(0)  # thousands of decisions must not hold up the probes
+
+
+def _why_forbidden(namespace: str, state: NamespaceState, error: ApiError, *, releases: bool) -> tuple[Reason, str]:
+    """Say why a namespace may not be listed, and what to do."""
+    command = f"podlink release --namespace {namespace} --redis-url URL"
+    if state is NamespaceState.MISSING:
+        return Reason.NAMESPACE_NOT_FOUND, "it does not exist; create it, or take it out of --namespace"
+    if state is not NamespaceState.TERMINATING:
+        grant = "Grant the operator its role there; if the namespace is being deleted, run"
+        return Reason.FORBIDDEN, f"{error}. {grant}: {command}"
+    text = "it is being deleted; its PodLinks are released"
+    if not releases:
+        text = f"it is being deleted, and the right to release its PodLinks is gone. To free it, run: {command}"
+    return Reason.NAMESPACE_TERMINATING, text
 
 
 def _is_foreign(version: str | None, listed: int) -> bool:

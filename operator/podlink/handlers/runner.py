@@ -1,4 +1,4 @@
-"""Runs Kopf's watches in a thread of their own, and starts them anew when Kopf gives up.
+"""Runs Kopf's watches of a scope in a thread of their own, and starts them anew when Kopf gives up.
 
 Kopf owns the loop it runs in: when it ends, it cancels every task there, and it installs signal handlers in the main
 thread. In its own thread it can end (it does so on API errors that outlast its retries) without taking the operator
@@ -10,7 +10,7 @@ import concurrent.futures
 import logging
 import math
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
@@ -20,8 +20,9 @@ import kopf
 from podlink.cluster.access import Access, Session
 from podlink.cluster.client import Cluster
 from podlink.controller.intake import Intake
+from podlink.controller.scopes import Scope
 from podlink.domain.errors import PodLinkError
-from podlink.handlers.connections import WatchConnections
+from podlink.handlers.connections import DOWN_SECONDS, WatchConnections
 from podlink.handlers.settings import build_settings
 from podlink.handlers.watches import build_registry
 
@@ -30,6 +31,7 @@ logger = logging.getLogger(__name__)
 _FIRST_PAUSE_SECONDS = 0.5
 _LONGEST_PAUSE_SECONDS = 15.0
 _HEALTHY_SECONDS = 60.0
+_LOOK_SECONDS = 0.5
 _LOGIN_PAUSE_SECONDS = 5.0
 """Between two logins: Kopf asks for another one as soon as the API server refused the last."""
 
@@ -41,80 +43,93 @@ _END_SECONDS = 10.0
 
 
 class WatchRunner:
-    """Keeps the watches running until it is cancelled."""
+    """Keeps the watches of one scope running until it is cancelled.
+
+    Each scope has a Kopf of its own, because Kopf ends as a whole when one of its watches fails for good.
+    """
 
     def __init__(
         self,
         intake: Intake,
         access: Access,
+        scope: Scope,
         *,
-        namespaces: Sequence[str],
         pod_selector: str,
-        on_restart: Callable[[str], None],
+        on_restart: Callable[[Scope], None],
     ) -> None:
         self._intake = intake
         self._access = access
-        self._namespaces = list(namespaces)
+        self._scope = scope
         self._pod_selector = pod_selector
         self._on_restart = on_restart
-        self._down: str | None = "the watches have not started yet"
-        self._connections = WatchConnections(namespaces)
-
-    def problems(self) -> list[str]:
-        """Return why something is not watched at the moment; empty while everything is."""
-        return self._connections.problems() if self._down is None else [self._down]
 
     async def run(self) -> None:
-        """Watch until cancelled."""
+        """Watch from the first sweep on, until cancelled."""
         pause = _FIRST_PAUSE_SECONDS
         loop = asyncio.get_running_loop()
         while True:
+            # Until everything was listed once, a pod that is merely unknown would pass for one that is gone for good.
+            await self._scope.ready.wait()
             started = loop.time()
             reason = await self._watch_once()
             if loop.time() - started > _HEALTHY_SECONDS:
                 pause = _FIRST_PAUSE_SECONDS
-            self._down = f"the watches ended: {reason}"
-            logger.warning("%s; started anew in %.1f s", self._down, pause)
+            self._scope.watches_failed(f"the watches ended: {reason}")
             await asyncio.sleep(pause)
             pause = min(_LONGEST_PAUSE_SECONDS, pause * 2)
-            self._on_restart("watch_restart")
+            self._on_restart(self._scope)
 
     async def _watch_once(self) -> str:
         """Run Kopf until it ends; return why it did."""
         loop = asyncio.get_running_loop()
         ended: asyncio.Future[str] = loop.create_future()
         stop: concurrent.futures.Future[None] = concurrent.futures.Future()
-        thread = threading.Thread(target=self._run_kopf, args=(loop, ended, stop), name="watches", daemon=True)
-        thread.start()
-        try:
-            return await asyncio.shield(ended)
-        finally:
-            _raise(stop)
-            await asyncio.to_thread(thread.join, 10)
+        connections = WatchConnections([self._scope.namespace] if self._scope.namespace else [])
 
-    def _run_kopf(
-        self, loop: asyncio.AbstractEventLoop, ended: "asyncio.Future[str]", stop: "concurrent.futures.Future[None]"
-    ) -> None:
         def tell(reason: str) -> None:
             loop.call_soon_threadsafe(_resolve, ended, reason)
 
+        def work() -> None:
+            try:
+                asyncio.run(self._operate(build_registry(self._intake, loop), connections, stop, tell))
+                reason = "Kopf returned"
+            except BaseException as error:  # noqa: BLE001 - whatever ends the thread must reach the supervisor
+                reason = _describe(error)
+            tell(reason)
+
+        thread = threading.Thread(target=work, name="watches", daemon=True)
+        thread.start()
+        following = asyncio.create_task(self._follow(connections))
         try:
-            asyncio.run(self._operate(loop, stop, tell))
-            reason = "Kopf returned"
-        except BaseException as error:  # noqa: BLE001 - whatever ends the thread must reach the supervisor
-            reason = str(error) if isinstance(error, PodLinkError) else f"{type(error).__name__}: {error}"
-        tell(reason)
+            return await asyncio.shield(ended)
+        finally:
+            following.cancel()
+            _raise(stop)
+            await asyncio.to_thread(thread.join, 10)
+
+    async def _follow(self, connections: WatchConnections) -> None:
+        """Tell the scope whether its watches are connected, until cancelled."""
+        loop = asyncio.get_running_loop()
+        patient_until = loop.time() + DOWN_SECONDS
+        while True:
+            problem = "; ".join(connections.problems())
+            if not problem:
+                self._scope.watches_connected()
+            elif loop.time() < patient_until:
+                self._scope.watches_starting(problem)
+            else:
+                self._scope.watches_failed(problem)
+            await asyncio.sleep(_LOOK_SECONDS)
 
     async def _operate(
-        self, loop: asyncio.AbstractEventLoop, stop: "concurrent.futures.Future[None]", tell: Callable[[str], None]
+        self,
+        registry: kopf.OperatorRegistry,
+        connections: WatchConnections,
+        stop: "concurrent.futures.Future[None]",
+        tell: Callable[[str], None],
     ) -> None:
-        registry = build_registry(self._intake, loop)
-        connections = WatchConnections(self._namespaces)
+        asyncio.get_running_loop().set_exception_handler(_leave_to_the_supervisor)
         logins = _Logins(self._access, connections)
-
-        @kopf.on.startup(registry=registry)
-        async def started(**_: Any) -> None:
-            loop.call_soon_threadsafe(self._started, connections)
 
         # By default Kopf would wait a minute before it looks at the credentials again.
         @kopf.on.login(registry=registry, backoff=_LOGIN_PAUSE_SECONDS)
@@ -123,12 +138,12 @@ class WatchRunner:
 
         guard = asyncio.create_task(_see_to_the_end(tell))
         try:
-            await _check_types(self._access)
+            await self._check()
             await kopf.operator(
                 registry=registry,
                 settings=build_settings(self._pod_selector),
-                clusterwide=not self._namespaces,
-                namespaces=self._namespaces,
+                clusterwide=self._scope.namespace is None,
+                namespaces=[self._scope.namespace] if self._scope.namespace else [],
                 stop_flag=stop,
                 # Else Kopf asks for the user's name, which a container's user need not have. Nobody is told it.
                 identity="podlink",  # type: ignore[arg-type] # Kopf exports no type for it
@@ -139,8 +154,20 @@ class WatchRunner:
             # A thread of Kopf's loop waits for the flag, and the loop does not close before its threads have ended.
             _raise(stop)
 
-    def _started(self, connections: WatchConnections) -> None:
-        self._connections, self._down = connections, None
+    async def _check(self) -> None:
+        """Make sure of the types and of the rights, which Kopf would ask for again and again before it gives up.
+
+        Kopf looks for the types once, and never watches one that it did not find then.
+
+        Raises:
+            PodLinkError: a type or a right is missing, or the server cannot be asked.
+        """
+        cluster = await Cluster.connect(self._access)
+        try:
+            await cluster.check_types()
+            await cluster.check_selector(self._scope.namespace, self._pod_selector)
+        finally:
+            await cluster.aclose()
 
 
 class _Logins:
@@ -178,6 +205,11 @@ class _Logins:
             await self._sessions.pop().http.close()
 
 
+def _leave_to_the_supervisor(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Take what asyncio says of Kopf's tasks and generators that were broken off; why they were is told elsewhere."""
+    logger.debug("in the loop of the watches: %s", context["message"], exc_info=context.get("exception"))
+
+
 async def _see_to_the_end(tell: Callable[[str], None]) -> None:
     """Tell of an end that Kopf does not come to, and bring it about.
 
@@ -202,16 +234,3 @@ def _raise(flag: "concurrent.futures.Future[None]") -> None:
 def _resolve(ended: "asyncio.Future[str]", reason: str) -> None:
     if not ended.done():
         ended.set_result(reason)
-
-
-async def _check_types(access: Access) -> None:
-    """Make sure of the types: Kopf looks for them once, and never watches one that it did not find then.
-
-    Raises:
-        PodLinkError: one is missing, or the server cannot be asked.
-    """
-    cluster = await Cluster.connect(access)
-    try:
-        await cluster.check_types()
-    finally:
-        await cluster.aclose()
