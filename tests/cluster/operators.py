@@ -94,12 +94,15 @@ class Operator:
                 entries.append(json.loads(line))
         return entries
 
+    def said(self, text: str) -> list[str]:
+        """The messages that it logged with that text in them."""
+        return [entry["message"] for entry in self.log() if text in entry["message"]]
+
     def faults(self) -> list[str]:
         """What it logged and must never log here.
 
-        Errors of its own, anything that is no log entry (a traceback, a warning of the interpreter), and that the
-        cluster was restored from a backup, which never happens here. What libraries say of an API server that is away
-        is their own affair.
+        Errors, tracebacks, anything that is no log entry (a warning of the interpreter), anything that a library says
+        instead of us, and that the cluster was restored from a backup, which never happens here.
         """
         return [line for line in self.process.log_path.read_text().splitlines() if _is_fault(line)]
 
@@ -120,7 +123,7 @@ def _is_fault(line: str) -> bool:
     except ValueError:
         return True
     ours = entry["logger"].startswith("podlink")
-    return ours and (entry["level"] == "error" or "went back" in entry["message"])
+    return not ours or entry["level"] == "error" or "exception" in entry or "went back" in entry["message"]
 
 
 @contextlib.contextmanager

@@ -22,6 +22,7 @@ NO_UNIT = {
     "podlink_redis_connections",
     "podlink_redis_circuits_open",
     "podlink_overlapping_workloads",
+    "podlink_scope_failing",
 }
 """Numbers of things, and switches."""
 
@@ -33,6 +34,8 @@ VALUES = {
         *("load", "temporary_link"),
     },
     "outcome": {"ok", "stale", "redis_unavailable", "error", "fault", "unavailable", "script_error"},
+    "scope": {"all"},
+    "reason": {"Forbidden", "NamespaceNotFound", "NamespaceTerminating", "ApiServer", "Redis", "Watch"},
     "phase": {"Pending", "Linked", "Conflict", "Expired", "Released"},
 }
 """All that there can be; operations are the executor's methods."""

@@ -109,7 +109,16 @@ def test_permissions_that_were_taken_away_and_given_back(
     until(lambda: operator.metric("podlink_watch_restarts_total") >= 1, GIVE_UP_SECONDS, "the watches to give up")
     until(lambda: "forbidden" in operator.readyz()[1], 60, "the operator to say why it is not ready")
     assert operator.readyz()[0] == 503
-    until(lambda: any("may not list pods" in entry["message"] for entry in operator.log()), 60, "it to name the rights")
+    until(lambda: operator.said("may not list pods"), 60, "it to name the rights")
+    # One line says that the watches ended, and one why; the attempts that follow say nothing new.
+    watches, sweep = until(
+        lambda: lines if len(lines := operator.said(f"namespace {kube.namespace} is not served: ")) > 1 else None,
+        60,
+        "the operator to say what is wrong",
+    )
+    assert watches.partition(": ")[2].startswith("the watches ended: ")
+    assert "pods is forbidden" in sweep
+    assert "Grant the operator its role there" in sweep
     assert (wire.states(), wire.link("before")) == ({"0": "Ready", "1": "Ready"}, ("0", "0"))
 
     kube.cluster.apply(BINDING, namespace=kube.namespace)

@@ -17,7 +17,7 @@ from podlink.metrics import Metrics
 logger = logging.getLogger(__name__)
 
 _REPEAT_SECONDS = 300.0
-"""A failure that stays the same is logged again after that time."""
+"""A failure for the same reason is logged again after that time. `/readyz` has its newest text meanwhile."""
 
 
 class Reason(StrEnum):
@@ -29,6 +29,9 @@ class Reason(StrEnum):
     API_SERVER = "ApiServer"
     REDIS = "Redis"
     WATCH = "Watch"
+
+
+_OF_ONE_NAMESPACE = {Reason.FORBIDDEN, Reason.NAMESPACE_NOT_FOUND, Reason.NAMESPACE_TERMINATING}
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -58,7 +61,7 @@ class Scope:
         self._watch: Failure | None = None
         self._watching = False
         self._awaited = "the watches have not started yet"
-        self._logged = ""
+        self._logged: Reason | None = None
         self._logged_at = 0.0
         for reason in Reason:
             metrics.scope_failing.labels(self._label, reason).set(0)
@@ -120,12 +123,12 @@ class Scope:
         if failure is None:
             if self._logged and self._watching:
                 logger.info("%sserved again", self._subject(), extra=self._fields())
-                self._logged = ""
+                self._logged = None
             return
         now = monotonic()
-        if failure.text != self._logged or now - self._logged_at >= _REPEAT_SECONDS:
-            self._logged, self._logged_at = failure.text, now
-            follows = "; other namespaces are served meanwhile" if self.namespace else ""
+        if failure.reason is not self._logged or now - self._logged_at >= _REPEAT_SECONDS:
+            self._logged, self._logged_at = failure.reason, now
+            follows = "; other namespaces are served meanwhile" if failure.reason in _OF_ONE_NAMESPACE else ""
             text = "%snot served: %s. Tried again until it works%s"
             logger.warning(text, self._subject(), failure.text, follows, extra=self._fields())
 

@@ -205,6 +205,12 @@ class _Logins:
             await self._sessions.pop().http.close()
 
 
+def _describe(error: BaseException) -> str:
+    """Say what an error says; those of Kopf carry the server's whole answer behind its message."""
+    message = error.args[0] if error.args and isinstance(error.args[0], str) else str(error)
+    return message if isinstance(error, PodLinkError) else f"{type(error).__name__}: {message}"
+
+
 def _leave_to_the_supervisor(_: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
     """Take what asyncio says of Kopf's tasks and generators that were broken off; why they were is told elsewhere."""
     logger.debug("in the loop of the watches: %s", context["message"], exc_info=context.get("exception"))
