@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
@@ -28,7 +27,10 @@ POLICY = {"ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
 
 
 class Installation:
-    """The chart's rights in two namespaces, `games` and `chat`, and an operator that has no others."""
+    """The chart's rights in the namespaces `games`, `chat` and `shop`, and an operator that has no others.
+
+    The namespace `shop` does not exist yet.
+    """
 
     def __init__(self, cluster: Cluster, helm: Helm, home: str, directory: Path, redis_server: RedisServer) -> None:
         self.cluster = cluster
@@ -38,29 +40,35 @@ class Installation:
         self._kubeconfig = directory / "kubeconfig"
         self.games = Kube(cluster, cluster.create_namespace("games"))
         self.chat = Kube(cluster, cluster.create_namespace("chat"))
+        self.shop = Kube(cluster, f"shop-{home}")
 
     def grant(self, *values: str) -> None:
         """Apply the chart's roles and policy, and get a token."""
-        served = f"watch.namespaces={{{self.games.namespace},{self.chat.namespace}}}"
+        names = [kube.namespace for kube in (self.games, self.chat, self.shop)]
+        served = f"watch.namespaces={{{','.join(names)}}}"
         self._values = (f"fullnameOverride={self._home}", "redis.embedded=true", "crds.install=false", served, *values)
         self._objects = [
             each
             for each in self._helm.objects(*settings(*self._values), namespace=self._home)
             if each["kind"] in RBAC | POLICY and "podlink:" not in each["metadata"]["name"]
         ]
-        self.cluster.apply(*self._objects)
+        self.grant_again()
         token = self.cluster.kubectl("create", "token", self._home, "-n", self._home).stdout.strip()
         self.cluster.write_kubeconfig(self._kubeconfig, {"token": token})
 
     def grant_again(self) -> None:
-        self.cluster.apply(*self._objects)
+        """Apply the roles where there are namespaces for them."""
+        shop = not is_gone(self.cluster, self.shop.namespace)
+        self.cluster.apply(
+            *(each for each in self._objects if shop or each["metadata"].get("namespace") != self.shop.namespace)
+        )
 
     def withdraw(self, kube: Kube) -> None:
         kube.kubectl("delete", "rolebinding", self._home)
 
     def start(self) -> AbstractContextManager[Operator]:
         flags = ["--redis-url", self.redis_server.url]
-        for kube in (self.games, self.chat):
+        for kube in (self.games, self.chat, self.shop):
             flags += ["--namespace", kube.namespace]
         return start_operator(self.cluster, *flags, KUBECONFIG=str(self._kubeconfig))
 
@@ -76,8 +84,8 @@ class Installation:
 
     def close(self) -> None:
         self.close_cluster_roles()
-        for kube in (self.games, self.chat):
-            if self.cluster.kubectl("get", "namespace", kube.namespace, check=False).returncode == 0:
+        for kube in (self.games, self.chat, self.shop):
+            if not is_gone(self.cluster, kube.namespace):
                 self.cluster.delete_namespace(kube.namespace)
 
 
@@ -132,9 +140,10 @@ def podlink(installation: Installation, *words: str) -> subprocess.CompletedProc
     return subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
 
 
-def test_a_namespace_without_rights_holds_up_no_other_and_is_served_when_they_return(
+def test_a_namespace_without_rights_or_not_there_holds_up_no_other_and_is_served_when_that_is_mended(
     installation: Installation, games: Kube, chat: Kube, chat_wire: Wire
 ) -> None:
+    shop = installation.shop
     for kube in (games, chat):
         kube.stateful_set("lobby", 1)
     chat_wire.redis.hset(f"sf:{{{chat.namespace}:state:lobby}}", mapping={"0": "Ready", "7": "Ready"})
@@ -143,69 +152,53 @@ def test_a_namespace_without_rights_holds_up_no_other_and_is_served_when_they_re
     with installation.start() as operator:
         told = operator.await_reason(f"namespace {chat.namespace}: GET /api/v1/namespaces/{chat.namespace}/pods")
         assert f"podlink release --namespace {chat.namespace}" in told
+        operator.await_reason(f"namespace {shop.namespace}: it does not exist; create it")
         linked(games, "player")
-        assert (failing(operator, chat, "Forbidden"), failing(operator, games, "Forbidden")) == (1, 0)
+        assert (failing(operator, chat, "Forbidden"), failing(operator, shop, "NamespaceNotFound")) == (1, 1)
+        assert failing(operator, games, "Forbidden") == 0
         # What could not be listed is not gone.
         assert chat_wire.states() == {"0": "Ready", "7": "Ready"}
         assert len(operator.said(f"namespace {chat.namespace} is not served")) == 1
 
+        installation.cluster.kubectl("create", "namespace", shop.namespace)
         installation.grant_again()
-        linked(chat, "player")
+        shop.stateful_set("lobby", 1)
+        for kube in (chat, shop):
+            linked(kube, "player")
         eventually(chat_wire.states, {"0": "Ready"})
         operator.await_ready()
-        assert failing(operator, chat, "Forbidden") == 0
+        assert failing(operator, chat, "Forbidden") == failing(operator, shop, "NamespaceNotFound") == 0
         assert len(operator.said(f"namespace {chat.namespace} is served again")) == 1
         assert faults(operator) == []
-        for kube in (games, chat):
+        for kube in (games, chat, shop):
             kube.clear()
             eventually(lambda kube=kube: kube.list("podlinks"), [])
 
 
-def test_a_namespace_that_does_not_exist_yet_is_served_when_it_is_made(
-    installation: Installation, games: Kube, chat: Kube
+def test_a_namespace_with_podlinks_can_be_deleted_whether_the_operator_runs_or_starts_afterwards(
+    installation: Installation, games: Kube, chat: Kube, redis_server: RedisServer
 ) -> None:
-    games.stateful_set("lobby", 1)
-    chat.kubectl("delete", "namespace", chat.namespace)
-    with installation.start() as operator:
-        operator.await_reason(f"namespace {chat.namespace}: it does not exist; create it")
-        linked(games, "player")
-        assert failing(operator, chat, "NamespaceNotFound") == 1
-
-        installation.cluster.kubectl("create", "namespace", chat.namespace)
-        installation.grant_again()
-        operator.await_ready()
-        chat.stateful_set("lobby", 1)
-        linked(chat, "player")
-        games.clear()
-        chat.clear()
-
-
-@pytest.mark.parametrize("operator_runs", [True, False], ids=["operator runs", "operator starts afterwards"])
-def test_a_namespace_with_podlinks_can_be_deleted(
-    installation: Installation, games: Kube, chat: Kube, chat_wire: Wire, *, operator_runs: bool
-) -> None:
-    for kube in (games, chat):
-        kube.stateful_set("lobby", 1)
-    with ExitStack() as stack:
-        operator = stack.enter_context(installation.start())
-        operator.await_start()
-        operator.await_ready()
-        for name in ("player-1", "player-2"):
-            linked(chat, name)
-        chat.link("waits", service="nowhere")
-        eventually(lambda: chat.report("waits")[1], "WaitingForService")
-        if not operator_runs:
-            stack.close()
-        chat.kubectl("delete", "namespace", chat.namespace, "--wait=false")
-        if not operator_runs:
-            until(lambda: not chat.kubectl("get", "role", "-o", "name"), 30, "the role to be gone")
-            operator = stack.enter_context(installation.start())
-        until(lambda: is_gone(installation.cluster, chat.namespace), 60, "the namespace to be gone")
-        assert chat_wire.link("player-1") == chat_wire.link("player-2") == NO_LINK
-        operator.await_start()
-        linked(games, "player")
-        assert faults(operator) == []
-        games.clear()
+    with redis_server.client() as client:
+        for kube in (games, chat):
+            kube.stateful_set("lobby", 1)
+        with installation.start() as operator:
+            operator.await_start()
+            for kube in (games, chat):
+                linked(kube, "player")
+                kube.link("waits", service="nowhere")
+                eventually(lambda kube=kube: kube.report("waits")[1], "WaitingForService")
+            chat.kubectl("delete", "namespace", chat.namespace, "--wait=false")
+            until(lambda: is_gone(installation.cluster, chat.namespace), 60, "the namespace to be gone")
+            assert faults(operator) == []
+        games.kubectl("delete", "namespace", games.namespace, "--wait=false")
+        until(lambda: not games.kubectl("get", "role", "-o", "name"), 30, "the role to be gone")
+        assert Wire(client, games.namespace).link("player") == ("0", "0")
+        with installation.start() as operator:
+            operator.await_start()
+            until(lambda: is_gone(installation.cluster, games.namespace), 60, "the namespace to be gone")
+            assert faults(operator) == []
+        for kube in (games, chat):
+            assert Wire(client, kube.namespace).link("player") == NO_LINK
 
 
 def test_the_operator_changes_nothing_in_other_namespaces(installation: Installation, namespace: str) -> None:
@@ -232,7 +225,6 @@ def test_without_the_right_the_command_that_frees_the_namespace_is_named_and_wor
     chat.stateful_set("lobby", 1)
     with installation.start() as operator:
         operator.await_start()
-        operator.await_ready()
         linked(chat, "player")
     chat.kubectl("delete", "namespace", chat.namespace, "--wait=false")
     until(lambda: not chat.kubectl("get", "role", "-o", "name"), 30, "the role to be gone")

@@ -34,7 +34,6 @@ VALUES = {
         *("load", "temporary_link"),
     },
     "outcome": {"ok", "stale", "redis_unavailable", "error", "fault", "unavailable", "script_error"},
-    "scope": {"all"},
     "reason": {"Forbidden", "NamespaceNotFound", "NamespaceTerminating", "ApiServer", "Redis", "Watch"},
     "phase": {"Pending", "Linked", "Conflict", "Expired", "Released"},
 }
@@ -68,10 +67,12 @@ def test_names_begin_with_podlink_and_end_with_a_base_unit(scraped: Scraped) -> 
 
 def test_labels_are_few_and_their_values_are_bounded(scraped: Scraped) -> None:
     found = values(scraped.metrics)
-    assert found.keys() == {*VALUES, "operation", "version", "le"}
+    assert found.keys() == {*VALUES, "operation", "version", "le", "scope"}
     assert {label: found[label] - known for label, known in VALUES.items()} == {label: set() for label in VALUES}
     assert [name for name in found["operation"] if not re.fullmatch("[a-z_]+", name)] == []
     assert len(found["version"]) == 1
+    # As many as there are flags --namespace.
+    assert len(found["scope"]) == 1
 
 
 def test_no_label_holds_a_uid_or_the_name_of_an_object(scraped: Scraped) -> None:
@@ -79,7 +80,7 @@ def test_no_label_holds_a_uid_or_the_name_of_an_object(scraped: Scraped) -> None
     assert [
         sample
         for sample in scraped.metrics.series
-        if any(word in value for value in sample.labels.values() for word in words)
+        if any(word in value for label, value in sample.labels.items() if label != "scope" for word in words)
     ] == []
 
 

@@ -87,7 +87,6 @@ class Scope:
         """Say that its sweep went through."""
         self._sweep = None
         self.swept_at = time()
-        self.ready.set()
         self._tell()
 
     def watches_starting(self, text: str) -> None:
