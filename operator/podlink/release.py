@@ -22,7 +22,7 @@ from podlink.domain.inventory import Inventory
 from podlink.domain.podlinks import FINALIZER, InvalidPodLinkError, PodLink, read_podlink
 from podlink.domain.registry import PodLinks
 from podlink.redis_settings import Target
-from podlink.store.executor import StatefulExecutor
+from podlink.store.aio.executor import StatefulExecutor
 
 _AT_A_TIME = 16
 """PodLinks handled at once; most of that time is the API server's."""
