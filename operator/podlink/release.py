@@ -12,6 +12,7 @@ from typing import Any
 import click
 import msgspec
 
+from podlink.cluster.access import load_access
 from podlink.cluster.client import ApiError, Cluster
 from podlink.cluster.lease import NAMESPACES, is_held
 from podlink.cluster.namespaces import NamespaceState, namespace_state
@@ -52,7 +53,7 @@ async def release(request: Request) -> None:
         PodLinkError: the cluster or Redis cannot be used.
     """
     async with AsyncExitStack() as stack:
-        cluster = await Cluster.connect()
+        cluster = await Cluster.connect(load_access())
         stack.push_async_callback(cluster.aclose)
         if not request.force:
             await _refuse_served(cluster, request.namespaces)

@@ -97,9 +97,7 @@ class Term:
             metrics=metrics,
         )
         self._watches = [
-            WatchRunner(
-                intake, cluster.access, scope, pod_selector=pod_selector, on_restart=self._watches_restarted
-            )
+            WatchRunner(intake, cluster.access, scope, pod_selector=pod_selector, on_restart=self._watches_restarted)
             for scope in self._scopes
         ]
 
