@@ -40,7 +40,8 @@ def test_the_api_server_stays_away_for_longer_than_the_watches_try(
     eventually(lambda: kube.report("before"), ("Linked", "Linked", 0))
     control_plane.stop_api_server()
     try:
-        until(lambda: operator.said("the API server cannot be reached"), 60, "the operator to say so")
+        until(lambda: operator.said("has been down for"), 60, "the operator to say so")
+        assert "Cannot connect to host" in operator.readyz()[1]
         # What is in Redis stays in use.
         assert wire.link("before") == ("0", "0")
         assert wire.states() == {"0": "Ready", "1": "Ready"}
