@@ -105,17 +105,17 @@ def test_errors_survive_a_trip_to_another_process(error: Exception) -> None:
 
 async def test_health_counts_connections_circuits_and_scripts_that_a_server_had_lost(server: Topology) -> None:
     async with StatefulExecutor.from_url(server.url) as executor:
-        assert executor.health() == (0, 0, 0)
+        assert executor.health() == (0, 0, 0, 0)
         await executor.set_linked_pod(NS, UID, SVC, 1)
-        connections, away, reloads = executor.health()
-        assert connections >= 1
+        connections, away, reloads, opened = executor.health()
+        assert opened == connections >= 1
         assert (away, reloads) == (0, 0)
 
         for primary in server.primaries():
             primary.ask("SCRIPT", "FLUSH")
         await executor.set_linked_pod(NS, UID, SVC, 2)
         assert executor.health().script_reloads >= 1
-    assert executor.health().connections == 0
+    assert (executor.health().connections, executor.health().opened) == (0, opened)
 
 
 async def test_health_tells_of_a_server_that_cannot_be_reached_until_it_can() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from podlink.controller.monitor import RedisMonitor
 from podlink.metrics import Metrics
+from podlink.store.topology.health import Health
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,10 @@ class Redis:
 
     def __init__(self) -> None:
         self.marker: str | None = None
+        self.opened = 1
+
+    def health(self) -> Health:
+        return Health(opened=self.opened)
 
     async def nodes(self) -> list[None]:
         return [None]

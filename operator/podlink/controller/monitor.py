@@ -1,9 +1,13 @@
 """Whether Redis is there, and whether it is still the one we wrote to.
 
-A marker in Redis, written before each sweep, tells a Redis that lost its data, or was swapped for another, from one
-that was merely away. Together with the server's run id (of a cluster: those of all primaries) it is read once a second.
-Each look writes too: a Redis that answers but takes no writes (out of memory, read-only, short of replicas) is of no
-use to the operator.
+A marker in Redis, written before each sweep, distinguishes a Redis that lost its data, or was replaced by another, from
+one that was only unavailable. It is read once a second, together with the run id of the server (of a cluster: of all
+primaries). Each probe writes too, because the operator cannot use a Redis that accepts no writes (out of memory,
+read-only, too few replicas).
+
+The operator may be moved to another primary and back between two probes, without any failed call: Sentinels close the
+connections of a primary that they demote. Links that were written to it are lost. So each new connection counts as a
+move, and a sweep follows.
 """
 
 import asyncio
@@ -33,6 +37,8 @@ class _Identity(NamedTuple):
 
     marker: str | None
     run_ids: frozenset[str | None]
+    opened: int
+    """Connections that were opened until then."""
 
 
 class RedisMonitor:
@@ -86,7 +92,7 @@ class RedisMonitor:
         self._came()
         if self._compare(identity):
             self._on_doubt("data_loss")
-        elif known is not None and (returned or known.run_ids != identity.run_ids):
+        elif known is not None and (returned or known[1:] != identity[1:]):
             self._on_doubt("redis_return")
 
     def _compare(self, identity: _Identity) -> bool:
@@ -108,7 +114,8 @@ class RedisMonitor:
         for reply in (marker, written, *run_ids):
             if isinstance(reply, PodLinkError):
                 raise reply
-        return _Identity(marker, frozenset(run_ids))
+        # Counted after the answers: a connection that was opened for them is one of the moves that they are about.
+        return _Identity(marker, frozenset(run_ids), self._executor.health().opened)
 
     async def _pause(self) -> None:
         # A failed call asks for a probe at once, but never for more than ten a second.

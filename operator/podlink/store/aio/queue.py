@@ -111,7 +111,8 @@ class CallQueue:
 
     def health(self) -> Health:
         """Return the state of the connections to the server."""
-        return Health(self._server.connections, int(self._server.is_away), self._script_reloads)
+        server = self._server
+        return Health(server.connections, int(server.is_away), self._script_reloads, server.opened)
 
     async def aclose(self) -> None:
         """Wait until all calls so far have ended, which the timeout bounds, and disconnect."""

@@ -29,6 +29,7 @@ class Server:
 
     Attributes:
         connection: the current connection, or None.
+        opened: connections that were opened so far.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Server:
         self._opening: asyncio.Task[None] | None = None
         self._alive_timer: asyncio.TimerHandle | None = None
         self._connections: set[Connection] = set()
+        self.opened = 0
         # A connection serves many callers, so it must not run in the context of one of them.
         self._context: Final = contextvars.Context()
 
@@ -133,6 +135,7 @@ class Server:
     async def _connected(self) -> Connection:
         connection = await open_connection(self._connect(), self._lost, self._on_push)
         self._connections.add(connection)
+        self.opened += 1
         try:
             if self._handshake:
                 answered: asyncio.Queue[list[Reply]] = asyncio.Queue()
