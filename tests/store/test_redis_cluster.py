@@ -94,10 +94,25 @@ async def test_no_call_spans_slots(redis_cluster: ClusterSet, connect: Callable[
     assert [keys for keys in seen if len(set(map(slot_of, keys))) > 1] == []
 
 
-async def test_moved_slots_are_invisible(redis_cluster: ClusterSet, connect: Callable[..., Awaited]) -> None:
+@pytest.fixture(params=["ip", "unknown-endpoint", "hostname"])
+def redirect(request: pytest.FixtureRequest, redis_cluster: ClusterSet) -> Iterator[Callable[[], None]]:
+    """Has the servers name each other in redirections in one way: by address, by nothing, by "?"."""
+
+    def say(kind: str) -> None:
+        for server in redis_cluster.servers:
+            server.ask("CONFIG", "SET", "cluster-preferred-endpoint-type", kind)
+
+    yield lambda: say(request.param)
+    say("ip")
+
+
+async def test_moved_slots_are_invisible(
+    redis_cluster: ClusterSet, connect: Callable[..., Awaited], redirect: Callable[[], None]
+) -> None:
     executor = connect(redis_cluster.url)
     for number in range(30):
         await executor.set_linked_pod(NS, f"u{number}", SVC, number)
+    redirect()
     for number in range(0, 30, 3):
         holder = redis_cluster.primary_of(link_key(number))
         target = next(server for server in redis_cluster.primaries() if server is not holder)
@@ -110,12 +125,13 @@ async def test_moved_slots_are_invisible(redis_cluster: ClusterSet, connect: Cal
 
 
 async def test_a_slot_on_its_way_is_served_from_both_ends(
-    redis_cluster: ClusterSet, connect: Callable[..., Awaited]
+    redis_cluster: ClusterSet, connect: Callable[..., Awaited], redirect: Callable[[], None]
 ) -> None:
     executor = connect(redis_cluster.url)
     services = [f"svc{number}" for number in range(8)]
     for pod, service in enumerate(services):
         await executor.set_linked_pod(NS, UID, service, pod)
+    redirect()
     slot = slot_of(LINKS)
     source = redis_cluster.primary_of_slot(slot)
     target = next(server for server in redis_cluster.primaries() if server is not source)

@@ -110,6 +110,9 @@ class ClusterServers:
         except StopIteration as end:
             results: list[Any] = end.value
             return results
+        except cluster.UNREACHABLE as error:
+            # Of redis-py, about its map. How far the calls had come is not known.
+            return [outcome(operation, Lost(error, sent=True)) for operation in many]
 
     async def nodes(self, *, anew: bool) -> list[str]:
         """Addresses of the primaries.

@@ -6,6 +6,7 @@ arrival of a reply and its caller there is no task, no timer and no lock.
 """
 
 import asyncio
+import functools
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -40,7 +41,8 @@ class Connection(asyncio.Protocol):
         self.known: set[str] = set()
         self._on_lost = on_lost
         self._on_push = on_push
-        self._reader = hiredis.Reader(replyError=server_error, notEnoughData=_NOTHING_YET)
+        host = getattr(connection, "host", "")
+        self._reader = hiredis.Reader(replyError=functools.partial(server_error, host=host), notEnoughData=_NOTHING_YET)
         # Requests in flight, in order: the number of replies, the replies so far, and the callback.
         self._in_flight: deque[tuple[int, list[Reply], Answered]] = deque()
         self._retired = False

@@ -66,6 +66,9 @@ _ERRORS: Final[dict[str, Callable[[str], Exception]]] = {
 }
 
 
+NO_HOST: Final = (None, "", "?")
+"""How a server of a Cluster says that it does not know the host of another one."""
+
 _TOO_MANY_CLIENTS: Final = "max number of clients reached"
 _WRONG_SERVER: Final = {
     "unknown command 'SENTINEL'": "this is no Sentinel; of a plain server, the URL begins with redis://",
@@ -89,11 +92,28 @@ class Lost(Exception):  # noqa: N818 - it is no error of a program, but stands w
         self.sent = sent
 
 
-def server_error(text: str) -> Exception:
-    """The exception, as redis-py would raise it, for an error that a server answered with."""
+def server_error(text: str, host: str = "") -> Exception:
+    """Return the exception, as redis-py would raise it, for an error that a server answered.
+
+    Args:
+        text: the error.
+        host: of the server.
+    """
     code, _, rest = text.partition(" ")
     known = _ERRORS.get(code)
-    return known(rest) if known else ResponseError(text)
+    return located(known(rest), host) if known else ResponseError(text)
+
+
+def located(error: Exception, host: str) -> Exception:
+    """Complete a redirection without a host: it means the host that answered, with another port.
+
+    Servers of a Cluster send this with `cluster-preferred-endpoint-type unknown-endpoint`. With `hostname`, they send
+    "?" if they have none.
+    """
+    if isinstance(error, MovedError | AskError) and error.host in NO_HOST and host:
+        error.host = host
+        error.node_addr = host, error.port
+    return error
 
 
 def outcome(operation: Operation[T], reply: Reply) -> T | PodLinkError:

@@ -88,6 +88,9 @@ class ClusterServers(Forkable):
         except StopIteration as end:
             results: list[Any] = end.value
             return results
+        except cluster.UNREACHABLE as error:
+            # Of redis-py, about its map. How far the calls had come is not known.
+            return [outcome(operation, Lost(error, sent=True)) for operation in many]
 
     def nodes(self, *, anew: bool) -> list[str]:
         """Addresses of the primaries.

@@ -14,7 +14,7 @@ from redis.exceptions import ReadOnlyError, RedisError, ResponseError
 from redis.retry import Retry
 
 from podlink.store.batching.exchange import Request, SendMode, exchange, pack
-from podlink.store.batching.outcomes import Lost, Reply, timeout_error
+from podlink.store.batching.outcomes import Lost, Reply, located, timeout_error
 from podlink.store.blocking.fork import Forkable
 from podlink.store.operations import Operation
 from podlink.store.topology.circuit import Circuit
@@ -107,7 +107,7 @@ class Server(Forkable):
                     try:
                         replies.append(connection.read_response())
                     except ResponseError as error:
-                        replies.append(error)
+                        replies.append(located(error, getattr(connection, "host", "")))
                 # A primary that became a replica stays one: the next call has to look for the new primary.
                 whole = not any(isinstance(reply, ReadOnlyError) for reply in replies)
             finally:

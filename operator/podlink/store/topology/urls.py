@@ -22,6 +22,7 @@ from redis.exceptions import AuthenticationError, RedisError
 from redis.sentinel import MasterNotFoundError
 
 from podlink.domain.errors import InvalidArgument
+from podlink.store.batching.outcomes import NO_HOST
 
 _WANTED: Final = (
     "use redis://host:port/db, rediss://host:port/db or unix:///path/to/socket,"
@@ -101,6 +102,7 @@ class _ClusterMap(redis.cluster.RedisCluster):
         self._of_calls = {name: settings[name] for name in _TIMEOUTS if name in settings}
         super().__init__(
             startup_nodes=[redis.cluster.ClusterNode(host, port) for host, port in hosts],
+            address_remap=_complete(hosts),
             **_asked_in_turn(settings, len(hosts)),
         )
 
@@ -118,7 +120,24 @@ class _ClusterMap(redis.cluster.RedisCluster):
 def _asyncio_cluster(hosts: Sequence[tuple[str, int]], settings: dict[str, Any]) -> redis.asyncio.RedisCluster:
     nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in hosts]
     # No call goes through it, so what follows are the time-outs of asking for the map.
-    return redis.asyncio.RedisCluster(startup_nodes=nodes, **_asked_in_turn(settings, len(hosts)))
+    return redis.asyncio.RedisCluster(
+        startup_nodes=nodes, address_remap=_complete(hosts), **_asked_in_turn(settings, len(hosts))
+    )
+
+
+def _complete(hosts: Sequence[tuple[str, int]]) -> Callable[[tuple[str | None, int]], tuple[str, int]]:
+    """Return what gives a host to servers that the map of a cluster names by their port alone: that of the URL.
+
+    With `cluster-preferred-endpoint-type unknown-endpoint`, all servers are behind one host. With `hostname`, the map
+    has "?" for a server without one.
+    """
+    behind = hosts[0][0]
+
+    def completed(address: tuple[str | None, int]) -> tuple[str, int]:
+        host, port = address
+        return (behind, port) if host in NO_HOST else (str(host), port)
+
+    return completed
 
 
 def _blocking_cluster(hosts: Sequence[tuple[str, int]], settings: dict[str, Any]) -> Callable[[], redis.RedisCluster]:
