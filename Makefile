@@ -22,7 +22,7 @@ run: $(STAMP) ## a real API server, Valkey, the operator, a sample service and a
 	@exec env PYTHONPATH=tests $(BIN)/python -m sandbox.run
 
 test: check ## every check and every test, in several processes; PYTEST="-k lobby" adds options, KUBERNETES=1.34 REDIS=7.4 chooses versions
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup $(PYTEST)
+	$(BIN)/pytest -n $(WORKERS) --dist loadscope $(PYTEST)
 
 unit: $(STAMP) ## the unit tests, which need no server
 	$(BIN)/pytest -n $(JOBS) --dist worksteal tests/unit $(PYTEST)
@@ -32,7 +32,7 @@ proofs: $(STAMP) ## the tests that look for rare faults, for as long as they lik
 
 coverage: $(STAMP) ## every test with its coverage, which takes twice as long
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n $(WORKERS) --dist loadgroup --cov --cov-report=term $(PYTEST)
+	$(BIN)/pytest -n $(WORKERS) --dist loadscope --cov --cov-report=term $(PYTEST)
 
 bench: $(STAMP) ## measure PodLink beside its alternatives on a server of its own, and write what docs/ says about speed
 	PYTHONPATH=tests $(BIN)/python -m sandbox.bench --memory-links 1000000 --docs docs $(BENCH)
