@@ -513,3 +513,22 @@ def test_an_event_about_a_long_name_and_a_long_uid_is_taken_by_the_api_server(ku
     assert note == f"uid {uid} is linked"[: len(note)]
     assert 1020 <= len(note.encode()) <= 1024
     kube.unlink(name)
+
+
+def test_conditions_of_other_controllers_stay(kube: Kube) -> None:
+    kube.link("seen", podId=0)
+    eventually(lambda: kube.report("seen"), ("Linked", "Linked", 0))
+    foreign = {
+        "type": "example.com/Audited",
+        "status": "Unknown",
+        "reason": "Later",
+        "message": "",
+        "lastTransitionTime": "2026-01-01T00:00:00Z",
+        "observedGeneration": 7,
+    }
+    kube.patch_status("podlinks", "seen", {"conditions": [foreign, *kube.status("seen")["conditions"]]})
+    kube.edit("seen", podId=1)
+    eventually(lambda: kube.report("seen"), ("Linked", "Linked", 1))
+    conditions = {condition["type"]: condition for condition in kube.status("seen")["conditions"]}
+    assert conditions.keys() == {"Ready", "example.com/Audited"}
+    assert conditions["example.com/Audited"] == foreign

@@ -271,7 +271,7 @@ class Reconciler:
 
     async def _patch_status(self, link: PodLink, status: Status) -> PodLink | None:
         try:
-            body = await self._cluster.patch_status(link, status.to_json())
+            body = await self._cluster.patch_status(link, link.status_patch(status))
         except ApiError as error:
             self._refused(link, error)
             return None

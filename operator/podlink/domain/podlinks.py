@@ -151,6 +151,8 @@ class PodLink(msgspec.Struct, frozen=True):
     finalizers: tuple[str, ...]
     spec: Spec
     status: Status
+    foreign_conditions: tuple[Mapping[str, Any], ...] = ()
+    """Conditions of other controllers, as they are in the object."""
 
     @property
     def key(self) -> tuple[str, str]:
@@ -184,6 +186,15 @@ class PodLink(msgspec.Struct, frozen=True):
         """Whether it reached a phase that only an edit leads out of; such a PodLink holds no link."""
         return self.status.phase in TERMINAL and not self.edited
 
+    def status_patch(self, status: Status) -> dict[str, Any]:
+        """Return the body of a merge patch that reports a status, and keeps the conditions of other controllers.
+
+        A merge patch replaces the whole list of conditions.
+        """
+        body = status.to_json()
+        body["conditions"] += self.foreign_conditions
+        return body
+
 
 def read_podlink(body: Mapping[str, Any]) -> PodLink:
     """Read a PodLink object.
@@ -195,7 +206,10 @@ def read_podlink(body: Mapping[str, Any]) -> PodLink:
     metadata = body["metadata"]
     try:
         spec = msgspec.convert(dict(body.get("spec") or {}), Spec)
-        status = msgspec.convert(dict(body.get("status") or {}), Status)
+        reported = dict(body.get("status") or {})
+        conditions = reported.pop("conditions", None) or ()
+        ours = [condition for condition in conditions if condition.get("type") == Condition().type]
+        status = msgspec.convert(reported | {"conditions": ours}, Status)
     except msgspec.ValidationError as error:
         raise InvalidPodLinkError(f"{error}; apply it again with that field corrected") from error
     return PodLink(
@@ -209,4 +223,5 @@ def read_podlink(body: Mapping[str, Any]) -> PodLink:
         finalizers=tuple(metadata.get("finalizers") or ()),
         spec=spec,
         status=status,
+        foreign_conditions=tuple(condition for condition in conditions if condition not in ours),
     )
