@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import signal
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import redis
 
-from cluster.harness import NO_LINK, Kube, Wire, disagreement
+from cluster.harness import NO_LINK, Kube, Wire, disagreement, podlink
 from cluster.operators import Operator, start_operator
 from podlink import sync
 from sandbox.processes import eventually, until
@@ -93,6 +94,24 @@ def test_what_happened_while_no_operator_ran_is_made_up_for(kube: Kube, wire: Wi
         assert wire.states() == {"0": "Ready", "1": "Ready", "2": "Ready"}
         assert wire.service("arena") == ({}, None)
         assert wire.service("hall") == ({"0": "Ready"}, "Available")
+
+
+def test_a_replace_while_no_operator_runs_loses_no_finalizer(kube: Kube, wire: Wire, start: Start) -> None:
+    """`kubectl replace`, and the option Replace of Argo CD, send a manifest that names no finalizer."""
+    with start():
+        kube.link("replaced", podId=1)
+        eventually(lambda: kube.report("replaced"), ("Linked", "Linked", 1))
+
+    kube.kubectl("replace", "-f", "-", input=json.dumps(podlink("replaced", podId=1)))
+    guarded = kube.cluster.serves_policies()
+    finalizers = (kube.get("podlinks", "replaced") or {})["metadata"].get("finalizers", [])
+    assert finalizers == (["podlink.io/release"] if guarded else [])
+    kube.delete("podlinks", "replaced")
+
+    with start():
+        eventually(lambda: kube.get("podlinks", "replaced"), None)
+        # An API server without admission policies deletes the object at once, and nobody can know of its link.
+        eventually(lambda: wire.link("replaced"), NO_LINK if guarded else ("1", "1"))
 
 
 def test_pods_scaled_away_while_no_operator_ran_have_no_state(kube: Kube, wire: Wire, start: Start) -> None:
