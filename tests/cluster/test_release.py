@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from cluster.harness import NO_LINK, Kube, Wire, eventually
+from cluster.harness import NO_LINK, Kube, Wire, podlink
 from cluster.operators import running_operator
 from podlink import sync
-from sandbox.processes import until
+from sandbox.processes import eventually, until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,11 +22,35 @@ if TYPE_CHECKING:
     from sandbox.redis_servers import RedisServer
 
 
+@contextmanager
+def without_the_finalizer_policy(kube: Kube) -> Iterator[None]:
+    """Take a namespace out of the policy, as the chart does with those that are not served."""
+    if not kube.cluster.serves_policies():
+        yield
+        return
+
+    def match(resources: dict[str, Any] | None) -> None:
+        patch = json.dumps({"spec": {"matchResources": resources}})
+        kube.kubectl("patch", "mutatingadmissionpolicybinding", "podlink-finalizer", "--type=merge", "-p", patch)
+
+    def applies() -> bool:
+        created = kube.kubectl(
+            "create", "--dry-run=server", "-f", "-", "-o", "json", input=json.dumps(podlink("dry-run"))
+        )
+        return "finalizers" in json.loads(created)["metadata"]
+
+    others = {"key": "kubernetes.io/metadata.name", "operator": "NotIn", "values": [kube.namespace]}
+    match({"namespaceSelector": {"matchExpressions": [others]}})
+    until(lambda: not applies(), 60, "the policy to leave the namespace alone")
+    yield
+    match(None)
+
+
 @pytest.fixture(scope="module")
 def left(cluster: Cluster, redis_server: RedisServer) -> Iterator[Kube]:
     """A namespace that an operator served before, and a service of two pods there."""
     name = cluster.create_namespace("left")
-    with Kube(cluster, name) as kube:
+    with Kube(cluster, name) as kube, without_the_finalizer_policy(kube):
         kube.stateful_set("lobby", 2)
         yield kube
         kube.clear()
