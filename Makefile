@@ -8,6 +8,9 @@ STAMP := $(VENV)/.installed
 JOBS := $(shell getconf _NPROCESSORS_ONLN)
 WORKERS := $(shell expr $(JOBS) + 1)
 
+# Some images set it. Each process of a test would then compile all modules anew, which takes longer than most tests.
+unexport PYTHONDONTWRITEBYTECODE
+
 # make test KUBERNETES=1.34 REDIS=7.4: other versions than the default ones, see docs/versions.md
 export PODLINK_TEST_KUBERNETES ?= $(KUBERNETES)
 export PODLINK_TEST_REDIS ?= $(REDIS)
