@@ -7,6 +7,8 @@ STAMP := $(VENV)/.installed
 # Processes of tests. They wait a lot for servers, so there is one more than there are cores.
 JOBS := $(shell getconf _NPROCESSORS_ONLN)
 WORKERS := $(shell expr $(JOBS) + 1)
+# tests/groups.py says what runs in one process, and in which order.
+SIDE_BY_SIDE := -n $(WORKERS) --dist loadscope --no-loadscope-reorder
 
 # Some images set it. Each process of a test would then compile all modules anew, which takes longer than most tests.
 unexport PYTHONDONTWRITEBYTECODE
@@ -25,7 +27,7 @@ run: $(STAMP) ## a real API server, Valkey, the operator, a sample service and a
 	@exec env PYTHONPATH=tests $(BIN)/python -m sandbox.run
 
 test: check ## every check and every test, in several processes; PYTEST="-k lobby" adds options, KUBERNETES=1.34 REDIS=7.4 chooses versions
-	$(BIN)/pytest -n $(WORKERS) --dist loadscope $(PYTEST)
+	$(BIN)/pytest $(SIDE_BY_SIDE) $(PYTEST)
 
 unit: $(STAMP) ## the unit tests, which need no server
 	$(BIN)/pytest -n $(JOBS) --dist worksteal tests/unit $(PYTEST)
@@ -35,7 +37,7 @@ proofs: $(STAMP) ## the tests that look for rare faults, for as long as they lik
 
 coverage: $(STAMP) ## every test with its coverage, which takes twice as long
 	$(BIN)/coverage erase
-	$(BIN)/pytest -n $(WORKERS) --dist loadscope --cov --cov-report=term $(PYTEST)
+	$(BIN)/pytest $(SIDE_BY_SIDE) --cov --cov-report=term $(PYTEST)
 
 bench: $(STAMP) ## measure PodLink beside its alternatives on a server of its own, and write what docs/ says about speed
 	PYTHONPATH=tests $(BIN)/python -m sandbox.bench --memory-links 1000000 --docs docs $(BENCH)

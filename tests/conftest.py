@@ -11,8 +11,8 @@ A test asks for `cluster` (see sandbox.cluster.Cluster), `namespace`, a namespac
 skips it where the control plane is not ours to break. Tests that ask for any of them carry the marker `cluster`. `helm`
 (see sandbox.helm.Helm) and `monitoring_types` come from their modules in the same way, and give markers of their names.
 
-With `-n`, pytest-xdist runs groups of tests in several processes. A group is a file, or the tests of a file with one
-kind of Redis server. Each process has its own control plane and its own servers, so no test can break another one's.
+With `-n`, pytest-xdist runs groups of tests in several processes (see groups). Each process has its own control plane
+and its own servers, so no test can break another one's.
 
 With `--hypothesis-profile=long`, tests that look for rare faults look longer: `make proofs`.
 """
@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -29,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import settings
-from xdist.scheduler import LoadScopeScheduling
 
+import groups
 from sandbox import binaries, progress, redis_binaries
 from sandbox.cluster import KUBECTL, Cluster
 from sandbox.control_plane import ControlPlane
@@ -38,6 +37,8 @@ from sandbox.helm import Helm
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+
+    from xdist.scheduler import LoadScopeScheduling
 
 DOCKER_TIMEOUT_SECONDS = 30
 
@@ -82,30 +83,21 @@ def pytest_configure(config: pytest.Config) -> None:
     progress.console.quiet = os.environ["PYTEST_XDIST_WORKER"] != "gw0"
 
 
-@pytest.hookimpl(tryfirst=True)  # -m picks by the markers
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # -m picks by the markers
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     for item in items:
         for marker in _TOOLS:
             if marker in getattr(item, "fixturenames", ()):
                 item.add_marker(marker)
+    yield
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: groups.order(item.nodeid))
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling | None:
     """Have the tests of one group run in one process, with `--dist=loadscope`."""
-    return _Groups(config, log) if config.getvalue("dist") == "loadscope" else None
-
-
-class _Groups(LoadScopeScheduling):
-    """A group is a file, or the tests of a file with one kind of Redis server.
-
-    The groups of pytest-xdist's own markers are no choice: with pytest 9.2 it does not see them.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        file, _, test = nodeid.partition("::")
-        server = re.search(r"[\[-](valkey|redis|tls|sentinel|cluster)(?=[-\]])", test)
-        return f"{file} {server[1]}" if server and file.startswith("tests/store/") else file
+    return groups.Groups(config, log) if config.getvalue("dist") == "loadscope" else None
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
