@@ -18,7 +18,7 @@ export PODLINK_TEST_KUBERNETES ?= $(KUBERNETES)
 export PODLINK_TEST_REDIS ?= $(REDIS)
 
 .DEFAULT_GOAL := help
-.PHONY: help run test unit proofs coverage bench check docs manifests recording lock venv clean
+.PHONY: help run test unit proofs coverage timings bench check docs manifests recording lock venv clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ proofs: $(STAMP) ## the tests that look for rare faults, for as long as they lik
 coverage: $(STAMP) ## every test with its coverage, which takes twice as long
 	$(BIN)/coverage erase
 	$(BIN)/pytest $(SIDE_BY_SIDE) --cov --cov-report=term $(PYTEST)
+
+timings: $(STAMP) ## every test, and write into docs/maintainers/tests.md how long they take
+	PYTHONPATH=tests $(BIN)/python -m sandbox.timings $(SIDE_BY_SIDE) -q $(PYTEST)
 
 bench: $(STAMP) ## measure PodLink beside its alternatives on a server of its own, and write what docs/ says about speed
 	PYTHONPATH=tests $(BIN)/python -m sandbox.bench --memory-links 1000000 --docs docs $(BENCH)

@@ -196,7 +196,7 @@ def run_operator(kubeconfig: Path | None, *flags: str, home: Path | None = None)
     if home:
         environment["HOME"] = str(home)
     argv = [sys.executable, "-m", "podlink", "run", "--redis-url", "redis://127.0.0.1:1/0", *flags]
-    done = subprocess.run(argv, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
     return done.returncode, done.stderr
 
 
