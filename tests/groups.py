@@ -1,7 +1,7 @@
 """Which tests run in one process when pytest-xdist runs several, and which begin first.
 
-`--dist=loadscope --no-loadscope-reorder` uses this. The marker `xdist_group` does not work: pytest-xdist 3.8 does not see
-it with pytest 9.2.
+`--dist=loadscope --no-loadscope-reorder` uses this. The marker `xdist_group` does not work: pytest-xdist 3.8 does
+not see it with pytest 9.2.
 """
 
 from __future__ import annotations

@@ -83,8 +83,8 @@ def read(report: str) -> list[Timed]:
     tests = []
     for case in ET.fromstring(report).iter("testcase"):  # noqa: S314 - pytest has just written it
         _, directory, *file = case.attrib["classname"].split(".")
-        name = re.sub(r"@[^\]]*$", "", case.attrib["name"])  # pytest-xdist adds the group
-        tests.append(Timed(directory, "::".join([*file, name]), float(case.attrib["time"])))
+        name = "::".join([*file, case.attrib["name"]])
+        tests.append(Timed(directory, name, float(case.attrib["time"])))
     return tests
 
 

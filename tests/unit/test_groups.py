@@ -32,4 +32,4 @@ def test_slow_groups_begin_first() -> None:
         "tests/store/test_links.py::test_link[valkey]",
         "tests/unit/test_keys.py::test_key",
     ]
-    assert sorted(reversed(wanted), key=order) == wanted
+    assert sorted(wanted[::-1], key=order) == wanted

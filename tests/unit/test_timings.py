@@ -6,14 +6,14 @@ from sandbox.timings import Run, Timed, describe, read
 
 REPORT = """
 <testsuites><testsuite tests="3">
-  <testcase classname="tests.store.test_links" name="test_link[valkey]@tests/store/test_links.py valkey" time="2.5"/>
+  <testcase classname="tests.store.test_links" name="test_link[valkey]" time="2.5"/>
   <testcase classname="tests.store.test_links.TestMore" name="test_host[a@b]" time="0.5"/>
   <testcase classname="tests.faults.test_redis" name="test_hang[a|b]" time="20"/>
 </testsuite></testsuites>
 """
 
 
-def test_a_report_is_read_without_the_groups_that_xdist_adds() -> None:
+def test_a_report_is_read() -> None:
     assert read(REPORT) == [
         Timed("store", "test_links::test_link[valkey]", 2.5),
         Timed("store", "test_links::TestMore::test_host[a@b]", 0.5),
