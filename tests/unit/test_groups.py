@@ -26,10 +26,8 @@ def test_a_test_runs_with_those_that_share_what_is_costly(nodeid: str, expected:
 
 
 def test_slow_groups_begin_first() -> None:
-    wanted = [
-        "tests/faults/test_redis.py::test_stops",
-        "tests/store/test_failures.py::test_lost",
-        "tests/store/test_links.py::test_link[valkey]",
-        "tests/unit/test_keys.py::test_key",
-    ]
-    assert sorted(wanted[::-1], key=order) == wanted
+    unit = "tests/unit/test_keys.py::test_key"
+    shared_server = "tests/store/test_links.py::test_link[valkey]"
+    own_server = "tests/store/test_failures.py::test_lost"
+    fault = "tests/faults/test_redis.py::test_stops"
+    assert sorted([unit, shared_server, own_server, fault], key=order) == [fault, own_server, shared_server, unit]
