@@ -33,7 +33,8 @@ unit: $(STAMP) ## the unit tests, which need no server
 	$(BIN)/pytest -n $(JOBS) --dist worksteal tests/unit $(PYTEST)
 
 proofs: $(STAMP) ## the tests that look for rare faults, for as long as they like: for a night
-	$(BIN)/pytest --hypothesis-profile=long --timeout=0 tests/unit tests/proofs tests/store/test_names.py $(PYTEST)
+	$(BIN)/pytest --hypothesis-profile=long --timeout=0 tests/unit tests/proofs tests/store/test_names.py \
+	    tests/store/test_failover.py $(PYTEST)
 
 coverage: $(STAMP) ## every test with its coverage, which takes twice as long
 	$(BIN)/coverage erase

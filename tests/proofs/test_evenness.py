@@ -1,4 +1,4 @@
-"""10,000 picks over ten pods differ by at most one a pod, whoever makes them, when nobody crashes in between.
+"""Picks over ten pods differ by at most one a pod, whoever makes them, when nobody crashes in between.
 
 On a Cluster too, for a pick is one step on the service's slot, and what it reserves becomes the link. Only where
 several callers pick for one and the same uid at once, the losers' reservations may turn away others until they are
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from effort import by_profile
 from podlink import StatefulExecutor
 from proofs.picking import pick
 from sandbox.redis_cluster import ClusterSet
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     import redis
 
 PODS = 10
-PICKS = 10_000
+PICKS = by_profile(3_000, 10_000)
 PICKS_ON_A_CLUSTER = 2_000
 """Of single calls, which take three round trips each there."""
 TASKS = 250

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from effort import by_profile
 from sandbox.redis_cluster import ClusterSet
 from sandbox.redis_sentinel import SentinelSet
 from store import failover
@@ -13,7 +14,7 @@ from store import failover
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-ROUNDS = 2  # one with SIGKILL, one with SIGSTOP
+ROUNDS = by_profile(2, 10)  # one with SIGKILL, one with SIGSTOP, and so on
 
 
 @pytest.mark.parametrize("start", [SentinelSet, ClusterSet], ids=["sentinel", "cluster"])
