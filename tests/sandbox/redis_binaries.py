@@ -100,26 +100,28 @@ def _installed(pinned: Path) -> Path:
         raise binaries.BinariesError(
             f"{error}\nTo test a server that you have, give its path: {VARIABLE}=/path/to/{program}"
         ) from error
-    (found, *_) = sorted(directory.rglob(program))
+    script = directory / program
+    found = next(path for path in sorted(directory.rglob(program)) if path != script)
     # pip sets this for what a wheel declares as a script alone.
     found.chmod(0o755)
     libraries = sorted(directory.glob("*.libs/*.so*"))
-    return _with_libraries(directory, found, libraries) if libraries else found
+    if not libraries:
+        return found
+    _write_script(script, found, libraries)
+    return script
 
 
-def _with_libraries(directory: Path, program: Path, libraries: list[Path]) -> Path:
-    """A script that runs the program with libraries of another wheel, under the names that the program asks for."""
-    names = directory / "lib"
+def _write_script(script: Path, program: Path, libraries: list[Path]) -> None:
+    """Write a script that runs the program with libraries of another wheel, under the names that it asks for."""
+    names = script.with_name("lib")
     names.mkdir(exist_ok=True)
     for library in libraries:
         # A wheel's libraries have a part of their hash in their names: libssl-3a880ada.so.1.1.
         link = names / re.sub(r"-[0-9a-f]{8}(?=\.so)", "", library.name)
         if not link.exists():
             link.symlink_to(library)
-    script = directory / program.name
     script.write_text(f'#!/bin/sh\nLD_LIBRARY_PATH={shlex.quote(str(names))} exec {shlex.quote(str(program))} "$@"\n')
     script.chmod(0o755)
-    return script
 
 
 def has_tls(program: Path) -> bool:
