@@ -19,7 +19,7 @@ SAYS_ITS_LIBRARIES = '#!/bin/sh\necho "$1 with $(ls "$LD_LIBRARY_PATH")"\n'
 @pytest.fixture(autouse=True)
 def forgetful() -> Iterator[None]:
     yield
-    redis_binaries._named.cache_clear()  # noqa: SLF001 - what it found here is gone
+    redis_binaries._named.cache_clear()
 
 
 def make_program(path: Path) -> Path:
@@ -54,7 +54,7 @@ def test_libraries_of_another_wheel_are_found_however_often_it_is_asked_for(
     monkeypatch.setenv("PODLINK_TEST_REDIS", "7.4")
 
     for _ in range(2):
-        redis_binaries._named.cache_clear()  # noqa: SLF001 - as in another process
+        redis_binaries._named.cache_clear()
         program = redis_binaries.chosen()
         assert program is not None
         said = subprocess.run([program, "--port"], capture_output=True, text=True, timeout=10, check=True)
