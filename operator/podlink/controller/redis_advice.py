@@ -15,8 +15,11 @@ from podlink.store.aio.executor import StatefulExecutor
 
 logger = logging.getLogger(__name__)
 
-OLDEST = (6, 2)
-"""The oldest version of Redis that PodLink supports. Valkey reports the version of Redis that it is compatible with."""
+OLDEST = (7, 0)
+"""The oldest version of Redis that PodLink supports: the recount asks with PEXPIRETIME, which is new in it.
+
+Valkey reports the version of Redis that it is compatible with.
+"""
 
 _PERIOD_SECONDS = 60.0
 _SNAPSHOT_SECONDS = 3600

@@ -6,10 +6,13 @@ arrival of a reply and its caller there is no task, no timer and no lock.
 """
 
 import asyncio
+import contextlib
 import functools
+import os
+import socket
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, cast
 
 import hiredis
@@ -20,6 +23,7 @@ from podlink.store.batching.exchange import Request, pack
 from podlink.store.batching.outcomes import Lost, Reply, server_error
 
 _NOTHING_YET: Final = object()
+_LONGEST_REFUSAL: Final = 4096
 
 Answered = Callable[[list[Reply]], None]
 """Called once, with a reply for each request."""
@@ -118,13 +122,30 @@ def _take_streams(connection: AbstractConnection) -> asyncio.StreamWriter:
     return writer
 
 
-def _last_words(reader: asyncio.StreamReader | None) -> Exception | None:
+@contextlib.contextmanager
+def _second_socket(connection: AbstractConnection) -> Iterator[socket.socket | None]:
+    """Yield one more socket of the connection, which stays open when asyncio closes its own. None with TLS."""
+    writer = connection._writer  # noqa: SLF001 - redis-py has no public way to do this
+    if writer is None or writer.get_extra_info("ssl_object") is not None:
+        yield None
+        return
+    # os.dup, because the sockets of other event loops have no dup().
+    with socket.socket(fileno=os.dup(writer.get_extra_info("socket").fileno())) as second:
+        second.setblocking(False)
+        yield second
+
+
+def _last_words(reader: asyncio.StreamReader | None, second: socket.socket | None) -> Exception | None:
     """Return the error that a server sent before it closed a connection that it had not let in.
 
     A server with too many clients, or in protected mode, answers before it reads. The write that fails afterwards hides
-    this.
+    this. From Python 3.12 on, the write may fail before the event loop has read the answer. Then it is in the socket.
     """
-    line, end, _ = bytes(reader._buffer if reader else b"").partition(b"\r\n")  # type: ignore[attr-defined] # noqa: SLF001
+    heard = bytes(reader._buffer if reader else b"")  # type: ignore[attr-defined] # noqa: SLF001
+    if second is not None:
+        with contextlib.suppress(OSError):  # nothing is there, or nothing more
+            heard += second.recv(_LONGEST_REFUSAL)
+    line, end, _ = heard.partition(b"\r\n")
     return server_error(line[1:].decode(errors="replace")) if end and line.startswith(b"-") else None
 
 
@@ -145,10 +166,11 @@ async def open_connection(
 
     async def log_in_and_listen(connecting: AbstractConnection) -> None:
         reader = connecting._reader  # noqa: SLF001 - redis-py forgets it when a write fails
-        try:
-            await log_in(connecting)
-        except (RedisConnectionError, OSError) as error:
-            raise _last_words(reader) or error from None
+        with _second_socket(connecting) as second:
+            try:
+                await log_in(connecting)
+            except (RedisConnectionError, OSError) as error:
+                raise _last_words(reader, second) or error from None
 
     connection.redis_connect_func = log_in_and_listen  # type: ignore[assignment] # its type wants a keyword argument
     try:
