@@ -194,4 +194,5 @@ def test_a_collector_that_is_away_holds_nothing_up(
         eventually(lambda: kube.report("player"), ("Linked", "Linked", 0))
         kube.unlink("player")
         assert operator.process.stop(grace_seconds=20) == 0
-        assert not operator.faults()
+        # The exporter says that the collector is away, which is what is tested here.
+        assert not [line for line in operator.faults() if "opentelemetry.exporter" not in line]
