@@ -376,8 +376,8 @@ def _python() -> Iterator[Mutant]:
     yield Mutant(outcomes, maybe, "maybe_applied = False and", "denies what it may have done", failures)
     refused = ("tests/store/test_names.py",)
     keys = "operator/podlink/domain/keys.py"
-    ordinal = "type(value) is not int or not 0 <= value <= LAST_POD_ID"
-    yield Mutant(keys, ordinal, "not 0 <= value <= LAST_POD_ID", "takes True for a pod", refused, "ordinal")
+    number = "isinstance(value, int) and not isinstance(value, bool)"
+    yield Mutant(keys, number, "isinstance(value, int)", "takes True for a pod", refused, "ordinal")
 
 
 def _waiting() -> Iterator[Mutant]:
