@@ -29,6 +29,7 @@ from podlink.cli import cli
 from podlink.domain.podlinks import Reason
 from podlink.metrics import Metrics
 from podlink.store.operations import scripts
+from sandbox import binaries, redis_binaries
 from sandbox.cluster import CHART, CRD, KUBECTL, REPOSITORY
 from sandbox.redis_servers import RedisServer
 
@@ -258,14 +259,19 @@ def test_podlink_knows_the_options() -> None:
 
 
 def test_make_knows_the_targets() -> None:
-    targets = set(re.findall(r"^([a-z]+):", (REPOSITORY / "Makefile").read_text(), re.MULTILINE))
-    assert {word for words in commands_of("make") for word in words} <= targets
+    makefile = (REPOSITORY / "Makefile").read_text()
+    targets = set(re.findall(r"^([a-z]+):", makefile, re.MULTILINE))
+    # PYTHON ?= ..., and $(KUBERNETES) where it is used.
+    settings = {f"{name}=" for found in re.findall(r"^(\w+) \?=|\$\((\w+)\)", makefile, re.MULTILINE) for name in found}
+    words = [word.partition("=") for words in commands_of("make") for word in words]
+    assert {name + equals for name, equals, _ in words} <= targets | settings
 
 
 def test_names_in_pages_are_names_in_the_code() -> None:
     exposed = generate_latest(Metrics().registry).decode()
     metrics = set(re.findall(r"^# TYPE (podlink_\w+)", exposed, re.MULTILINE))
     variables = {str(option.envvar) for option in options() if option.envvar}
+    variables |= {binaries.KUBERNETES_VARIABLE, redis_binaries.VARIABLE}
     for page, text in PAGES.items():
         assert set(re.findall(r"\b(podlink_\w+)", text)) <= metrics, page
         assert set(re.findall(r"\b(PODLINK_\w+)", text)) <= variables, page
