@@ -126,7 +126,7 @@ with StatefulExecutor.from_url(os.environ["PODLINK_REDIS_URL"]) as executor:
     for uid in ("player-1", "player-2", "player-3"):
         print(uid, "is linked to pod", executor.compute_linked_pod_if_absent("trial", uid, "lobby"))
 EOF
-  KUBECONFIG=/dev/null podlink status
+  podlink status --namespace trial
 {look}
 When the control plane is there, this run goes on by itself.
 """

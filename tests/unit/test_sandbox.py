@@ -278,14 +278,16 @@ def test_while_the_control_plane_is_built_the_executor_can_be_tried(
     until(lambda: "compiling the control plane" in run.log_tail(), 60, "the build to begin")
 
     lines = (tmp_path / "run.log").read_text().splitlines()
-    commands = lines[lines.index(next(line for line in lines if line.startswith("  cd "))) : lines.index("EOF") + 1]
-    pasted = subprocess.run(["sh"], input="\n".join(commands), capture_output=True, text=True, check=False)
+    commands = lines[lines.index(next(line for line in lines if line.startswith("  cd "))) : lines.index("EOF") + 2]
+    no_cluster = {name: value for name, value in os.environ.items() if name != "KUBECONFIG"} | {"HOME": str(tmp_path)}
+    script = "\n".join(["set -e", *commands])
+    pasted = subprocess.run(["sh"], input=script, env=no_cluster, capture_output=True, text=True, check=False)
 
-    assert pasted.stderr == ""
-    assert [line.partition(" is linked to pod ")[0] for line in pasted.stdout.splitlines()] == [
-        f"player-{number}" for number in (1, 2, 3)
-    ]
-    assert len({line[-1] for line in pasted.stdout.splitlines()}) == 3, "each on a pod of its own"
+    assert pasted.returncode == 0, pasted.stderr
+    *linked, status = pasted.stdout.splitlines()
+    assert [line.partition(" is linked to pod ")[0] for line in linked] == ["player-1", "player-2", "player-3"]
+    assert len({line[-1] for line in linked}) == 3, "each on a pod of its own"
+    assert status == "service trial/lobby - 0=Ready(1) 1=Ready(1) 2=Ready(1)"
 
     run.signal(signal.SIGINT)
     assert run.wait(60) == 0, run.log_tail()
