@@ -1,7 +1,9 @@
 """One server, as the blocking executor uses it: a pool of connections that threads share."""
 
+import queue
 import threading
 import time
+import weakref
 from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -22,10 +24,62 @@ from podlink.store.topology.circuit import Circuit
 _LIVELY_SECONDS: Final = 0.05
 """A connection that was idle for longer is checked before it is used."""
 
+_LOOK_SECONDS: Final = 0.05
+"""How often a call that waits for a connection looks for permits that were dropped."""
+
 CLOSED: Final = Lost(ConnectionError("the executor was closed"), sent=False)
 
 Report = Callable[[Sequence[Operation[Any]], Sequence[Any], float], None]
 """Called with operations that ended, their results, and the seconds that they took."""
+
+
+class _Permit:
+    """The right to one connection."""
+
+    __slots__ = ("__weakref__",)
+
+
+class _Permits:
+    """As many permits as connections may be open.
+
+    A call can be interrupted between any two steps: by a signal handler that raises, or by the end of a greenlet. It
+    may then drop its permit instead of giving it back. A permit that nobody has any more is replaced. So none is ever
+    lost, and no code has to run at the right moment for that.
+    """
+
+    def __init__(self, count: int) -> None:
+        # Looked up by its module, which is where gevent puts its own.
+        self._free: queue.SimpleQueue[_Permit] = queue.SimpleQueue()
+        self._lock = threading.Lock()
+        self._issued: list[Callable[[], _Permit | None]] = [_nobody] * count
+
+    def take(self, timeout_seconds: float) -> _Permit | None:
+        """Return a permit, or None if there is none in time."""
+        deadline = time.monotonic() + timeout_seconds
+        while True:
+            with suppress(queue.Empty):
+                return self._free.get_nowait()
+            self._replace_dropped()
+            with suppress(queue.Empty):
+                return self._free.get(timeout=max(0.0, min(_LOOK_SECONDS, deadline - time.monotonic())))
+            if time.monotonic() >= deadline:
+                return None
+
+    def give_back(self, permit: _Permit) -> None:
+        """Let another call have it."""
+        self._free.put(permit)
+
+    def _replace_dropped(self) -> None:
+        with self._lock:
+            for number, issued in enumerate(self._issued):
+                if issued() is None:
+                    permit = _Permit()
+                    self._issued[number] = weakref.ref(permit)
+                    self._free.put(permit)
+
+
+def _nobody() -> None:
+    """Stand for a permit that was not issued yet."""
 
 
 class Server(Forkable):
@@ -52,7 +106,7 @@ class Server(Forkable):
 
     def forget_threads(self) -> None:
         """All connections are free, and none is there."""
-        self._free = threading.Semaphore(self._pool.max_connections)
+        self._permits = _Permits(self._pool.max_connections)
         self._idle: deque[tuple[Connection, float]] = deque()
 
     def run(self, many: Sequence[Operation[Any]], *, ordered: bool = True) -> list[Any]:
@@ -92,7 +146,8 @@ class Server(Forkable):
         if left := self._circuit.seconds_left:
             cause: Exception = ConnectionError(f"{self._cause} (tried again in {left:.1f} s)")
             return [Lost(cause, sent=False)] * len(requests)
-        if not self._free.acquire(timeout=self._timeout_seconds):
+        permit = self._permits.take(self._timeout_seconds)
+        if permit is None:
             cause = timeout_error(self._timeout_seconds, sent=False)
             return [Lost(cause, sent=False)] * len(requests)
         sent = False
@@ -124,7 +179,7 @@ class Server(Forkable):
                 self._cause = error
             replies += [Lost(error, sent=sent)] * (len(requests) - len(replies))
         finally:
-            self._free.release()
+            self._permits.give_back(permit)
         return replies
 
     def _connection(self) -> Connection:
