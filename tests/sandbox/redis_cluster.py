@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import urlencode
@@ -107,7 +108,7 @@ class ClusterSet(Startable):
             "repl-ping-replica-period": "1",
         }
         if password:
-            settings["masterauth"] = password
+            settings["masterauth"] = shlex.quote(password)
         if tls:
             settings |= {"tls-cluster": "yes", "tls-replication": "yes"}
         self.kind = stand_in(kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlencode
@@ -219,7 +220,7 @@ class SentinelSet(Startable):
 def _replication_settings(password: str | None, *, tls: bool) -> dict[str, str]:
     settings = {"repl-diskless-sync": "yes", "repl-diskless-sync-delay": "0", "repl-ping-replica-period": "1"}
     if password:
-        settings["masterauth"] = password
+        settings["masterauth"] = shlex.quote(password)
     if tls:
         settings["tls-replication"] = "yes"
     return settings

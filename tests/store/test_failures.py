@@ -536,7 +536,7 @@ def test_a_forked_process_has_all_connections(own_server: Callable[..., RedisSer
 def server_has_free(executor: sync.StatefulExecutor) -> bool:
     server = executor._server
     assert server is not None
-    return server._free._value > 0
+    return server._permits._free.qsize() > 0
 
 
 ANY_CALL: list[Callable[[StatefulExecutor], Awaitable[Any]]] = [
