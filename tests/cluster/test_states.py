@@ -350,6 +350,7 @@ def test_pods_keep_their_service_without_their_stateful_set(kube: Kube, wire: Wi
     eventually(lambda: wire.states("arcade"), {"0": "Ready", "1": "Draining"})
     assert kube.report("p1") == ("Linked", "Linked", 1)
 
+    eventually(lambda: kube.get("statefulsets", "arcade"), None)
     kube.create("statefulsets", stateful_set("arcade", 2, service_name=""))
     until(lambda: kube.get("pods", "arcade-1")["metadata"].get("ownerReferences"), 60, "arcade-1 to be adopted")
     kube.patch("pods", "arcade-1", {"metadata": {"labels": {"podlink.io/draining": None}}})
